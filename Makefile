@@ -1,0 +1,44 @@
+# `make` says what there is. Every target makes .venv first if it is not there or out of date.
+PYTHON ?= python3
+SUITE ?= default
+DEVICE ?= auto
+OUT ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## say what there is
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: setup
+setup: $(VENV)/.ready ## make .venv and install, pinned by constraints.txt
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: bench
+bench: setup ## measure a suite: SUITE=default DEVICE=auto OUT=results/<suite>-<timestamp>
+	$(BIN)/rematbench run $(SUITE) --device $(DEVICE) $(if $(OUT),--out $(OUT))
+
+.PHONY: test
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: setup ## format, lint, types and floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_floors.py
+
+.PHONY: speed
+speed: setup ## benchmark the harness itself with pytest-benchmark
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+.PHONY: clean
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

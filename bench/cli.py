@@ -1,0 +1,189 @@
+"""The command `rematbench`: reads arguments, calls one function for each command, prints an error as one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench import __version__
+from bench.errors import BenchError
+from bench.loading import reference_models
+from bench.placing.placement import Options
+from bench.placing.strategies import known_strategies
+from bench.results.columns import COLUMNS, Row, rows_of
+from bench.results.record import Status
+from bench.results.store import Store, new_folder, point_latest
+from bench.results.summary import sentences
+from bench.results.table import model_tables, plain_table, rich_table
+from bench.running.progress import ProgressWatcher
+from bench.running.runner import run_suite
+from bench.suite import Suite, custom_suite, load_suite, select, shipped_suites
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Measure, exactly, what activation-checkpoint placements save and cost.",
+)
+
+_out = Console(soft_wrap=True, highlight=False)
+_err = Console(stderr=True, soft_wrap=True)
+
+RESULTS = Path("results")
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; the only place where an error becomes a sentence."""
+    try:
+        app()
+    except BenchError as error:
+        if "--debug" in sys.argv:
+            raise
+        _err.print(f"rematbench: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        _out.print(__version__)
+        raise typer.Exit
+
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="Only this model, or your own: file.py:build?depth=24, package.module:build."),
+]
+Placements = Annotated[
+    list[str] | None, typer.Option("--placement", help="Instead of the suite's: a strategy or a placement file.")
+]
+
+
+@app.command()
+def run(
+    suite: Annotated[str | None, typer.Argument(help="A suite's name, or the path of a .toml file.")] = None,
+    model: Models = None,
+    placement: Placements = None,
+    device: Annotated[list[str] | None, typer.Option(help="cpu, cuda, cuda:N or auto.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A suite setting, key=value.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; results/<suite>-<timestamp> by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Run only what --out does not have or what failed.")] = False,
+    rounds: Annotated[int | None, typer.Option(help="Timed rounds; 0 times nothing.")] = None,
+    time_budget: Annotated[float | None, typer.Option(help="Seconds of timed rounds a model.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for one placement of one model.")] = None,
+    resident: Annotated[bool, typer.Option("--resident", help="Measure the resident set too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON instead of tables.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
+) -> None:
+    """Measure models under placements: peak memory, step time, recomputed FLOPs, and whether training stays the same.
+
+    Exits with 0 when every row is ok, 1 when some case failed, 2 for something to mend.
+    """
+    pairs = [*(settings or []), *_settings(device, rounds, time_budget, timeout, resident)]
+    chosen = select(_suite(suite, model), model or (), placement or (), pairs)
+    store = _resumed(out, chosen) if resume else _begun(out, chosen)
+    _measure(chosen, store)
+    rows = rows_of(store.measurements)
+    _print_json(rows) if as_json else _print_tables(rows, store.folder)
+    if any(row.case.status is not Status.OK for row in rows):
+        raise typer.Exit(1)
+
+
+def _suite(name: str | None, models: list[str] | None) -> Suite:
+    return custom_suite(models) if name is None and models else load_suite(name or "default")
+
+
+def _settings(
+    devices: list[str] | None, rounds: int | None, time_budget: float | None, timeout: float | None, resident: bool
+) -> list[str]:
+    """Write the options that are settings as `key=value`, for the suite to validate like any other."""
+    given = {
+        "devices": devices,
+        "rounds": rounds,
+        "time_budget_s": time_budget,
+        "timeout_s": timeout,
+        "resident": True if resident else None,
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+
+
+def _begun(out: Path | None, suite: Suite) -> Store:
+    if out is not None:
+        return Store.begin(out, suite.to_toml())
+    store = Store.begin(new_folder(RESULTS, suite.name), suite.to_toml())
+    point_latest(store.folder)
+    return store
+
+
+def _resumed(out: Path | None, suite: Suite) -> Store:
+    return Store.resume(out or RESULTS / "latest", suite.to_toml())
+
+
+def _measure(suite: Suite, store: Store) -> None:
+    jobs = len(suite.settings.devices)
+    rows = jobs * sum(len(suite.cases(entry)) for entry in suite.models)
+    try:
+        with ProgressWatcher(_err, rows, timed=suite.settings.rounds != 0) as watcher:
+            run_suite(suite, store, Path.cwd(), watcher)
+    except KeyboardInterrupt:
+        kept = len(store.measurements)
+        _err.print(
+            f"interrupted: {kept} of {rows} rows are in {store.folder}; go on with --resume --out {store.folder}"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _print_json(rows: list[Row]) -> None:
+    data = [{column.name: column.value(row) for column in COLUMNS} for row in rows]
+    print(json.dumps(data, indent=2))
+
+
+def _print_tables(rows: list[Row], folder: Path) -> None:
+    for table in model_tables(rows):
+        _out.print(rich_table(table) if _out.is_terminal else plain_table(table), markup=False)
+        for note in table.notes:
+            _out.print(f"  {note}", style="dim", markup=False)
+        _out.print()
+    for sentence in sentences(rows):
+        _out.print(sentence, markup=False)
+    _out.print(f"{len(rows)} rows in {folder / 'results.csv'}", markup=False)
+
+
+@app.command()
+def models() -> None:
+    """List the reference models."""
+    _list(reference_models().items())
+
+
+@app.command()
+def placements() -> None:
+    """List the placement strategies and their options."""
+    _list(known_strategies())
+    form = "strategy[:argument][@path][+option=value]…"
+    _out.print(f"\nwritten {form}, or the path of a placement file; options:", markup=False)
+    _list((name, f"default {str(field.default).lower()}") for name, field in Options.model_fields.items())
+
+
+@app.command()
+def suites() -> None:
+    """List the suites that come with rematbench."""
+    _list((name, load_suite(name).description) for name in shipped_suites())
+
+
+def _list(entries: object) -> None:
+    pairs = list(entries)  # type: ignore[call-overload]
+    width = max(len(name) for name, _ in pairs)
+    for name, meaning in pairs:
+        _out.print(f"{name:<{width}}  {meaning}", markup=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What the numbers depend on, read off the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from bench.measuring.devices import device_name
+from bench.results.record import Environment
+
+_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "LD_PRELOAD")
+
+
+def environment_of(device: torch.device, root: Path) -> Environment:
+    """Describe this process, the device, and the repository that the models come from."""
+    return Environment(
+        torch=torch.__version__,
+        python=platform.python_version(),
+        device_name=device_name(device),
+        threads=torch.get_num_threads(),
+        allocator=" ".join(f"{name}={os.environ[name]}" for name in _ALLOCATOR_SETTINGS if os.environ.get(name)),
+        commit=_commit(root),
+    )
+
+
+def _commit(root: Path) -> str:
+    """Return the short commit, `+` behind it when tracked files have changes; empty outside a repository."""
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return commit + ("+" if commit and changes else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

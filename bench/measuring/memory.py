@@ -1,0 +1,216 @@
+"""Exact bytes from torch's own allocators: what they hand out and take back during one step.
+
+On a CPU, torch's profiler reports every allocation and free; with only user scopes switched on it records nothing else,
+so the pass costs no more than a plain step. On CUDA the caching allocator keeps the peak itself, to 512 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.autograd.profiler import record_function
+
+from bench.errors import BenchError
+from bench.measuring.step import Phases
+from bench.results.record import Phase
+
+_MARK = "rematbench."
+_ASKED = 64 * 2**20
+
+
+class MeterError(BenchError):
+    """The meter does not see what was allocated: no number it gives may be trusted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One pass over one step, in bytes above its start.
+
+    Attributes:
+        held_bytes: live at the end of the forward phase.
+        phase_peak_bytes: the greatest sum inside each phase, in the order they ran.
+        reserved_bytes: what the caching allocator took from the device; None on a CPU.
+    """
+
+    held_bytes: int
+    phase_peak_bytes: dict[Phase, int]
+    reserved_bytes: int | None = None
+
+    @property
+    def peak_bytes(self) -> int:
+        """The greatest sum of the step."""
+        return max(self.phase_peak_bytes.values(), default=0)
+
+
+class Meter(Protocol):
+    """Measures one call of a step that marks its phases."""
+
+    name: str
+
+    def read(self, step: Callable[[Phases], object]) -> Reading:
+        """Run the step once and say what it allocated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """An allocation (positive bytes) or a free (negative) of one block, at a time in nanoseconds."""
+
+    time: int
+    block: int
+    change: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A phase on the clock of the events."""
+
+    phase: Phase
+    start: int
+    stop: int
+
+
+def replay(events: Iterable[Event], spans: Iterable[Span]) -> Reading:
+    """Add up a step's events.
+
+    A block that was there before the first event may be freed in between: it is not counted, as the peak is of what
+    the step itself allocates.
+    """
+    live: dict[int, int] = {}
+    total = 0
+    totals: list[tuple[int, int]] = []
+    for event in sorted(events, key=lambda event: event.time):
+        if event.change > 0:
+            live[event.block] = event.change
+            total += event.change
+        else:
+            total -= live.pop(event.block, 0)
+        totals.append((event.time, total))
+    ordered = sorted(spans, key=lambda span: span.start)
+    return Reading(
+        held_bytes=next((_total_at(totals, span.stop) for span in ordered if span.phase == "forward"), 0),
+        phase_peak_bytes={span.phase: _greatest(totals, span) for span in ordered},
+    )
+
+
+def _total_at(totals: list[tuple[int, int]], time: int) -> int:
+    return next((total for when, total in reversed(totals) if when <= time), 0)
+
+
+def _greatest(totals: list[tuple[int, int]], span: Span) -> int:
+    inside = [total for when, total in totals if span.start <= when <= span.stop]
+    return max([_total_at(totals, span.start), *inside])
+
+
+class CpuMeter:
+    """Allocation events of torch's CPU allocator, from its profiler."""
+
+    name = "torch CPU allocator events"
+
+    def read(self, step: Callable[[Phases], object]) -> Reading:
+        with _profiled() as nodes:
+            step(lambda phase: record_function(_MARK + phase))
+        events = [_event(node) for node in nodes if _is_allocation(node)]
+        spans = [_span(node) for node in nodes if node.name.startswith(_MARK)]
+        return replay(events, spans)
+
+
+@contextmanager
+def _profiled() -> Iterator[list[Any]]:
+    """Profile user scopes and memory; the list is filled with the event tree's nodes on leaving.
+
+    `torch.profiler.profile` would record every operator as well and spend a second on sorting them, so this calls what
+    it calls (torch/autograd/profiler.py); the self-test before each run holds the private names to their meaning.
+    """
+    c = torch._C
+    config = c._profiler.ProfilerConfig(
+        c._profiler.ProfilerState.KINETO, False, True, False, False, False, c._profiler._ExperimentalConfig()
+    )
+    activities = {c._profiler.ProfilerActivity.CPU}
+    nodes: list[Any] = []
+    c._autograd._prepare_profiler(config, activities)
+    c._autograd._enable_profiler(config, activities, {c._profiler.RecordScope.USER_SCOPE})  # type: ignore[call-arg]
+    try:
+        yield nodes
+    finally:
+        result = c._autograd._disable_profiler()
+        nodes.extend(_flat(result.experimental_event_tree()))
+
+
+def _flat(nodes: Iterable[Any]) -> Iterator[Any]:
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(node.children)
+
+
+def _is_allocation(node: Any) -> bool:
+    return node.tag == torch._C._profiler._EventType.Allocation and node.extra_fields.device.type == "cpu"
+
+
+def _event(node: Any) -> Event:
+    return Event(time=node.start_time_ns, block=node.extra_fields.ptr, change=node.extra_fields.alloc_size)
+
+
+def _span(node: Any) -> Span:
+    return Span(phase=node.name.removeprefix(_MARK), start=node.start_time_ns, stop=node.end_time_ns)
+
+
+class CudaMeter:
+    """Counters of torch's CUDA caching allocator, set back at the start of every phase."""
+
+    name = "torch CUDA allocator counters"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def read(self, step: Callable[[Phases], object]) -> Reading:
+        peaks: dict[Phase, int] = {}
+        held: dict[Phase, int] = {}
+        reserved: list[int] = []
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        start = torch.cuda.memory_allocated(self._device)
+
+        @contextmanager
+        def phases(phase: Phase) -> Iterator[None]:
+            torch.cuda.reset_peak_memory_stats(self._device)
+            yield
+            peaks[phase] = torch.cuda.max_memory_allocated(self._device) - start
+            held[phase] = torch.cuda.memory_allocated(self._device) - start
+            reserved.append(torch.cuda.max_memory_reserved(self._device))
+
+        step(phases)
+        return Reading(held_bytes=held["forward"], phase_peak_bytes=peaks, reserved_bytes=max(reserved))
+
+
+def meter_for(device: torch.device) -> Meter:
+    """Return the meter of a device."""
+    return CudaMeter(device) if device.type == "cuda" else CpuMeter()
+
+
+def self_test(meter: Meter, device: torch.device) -> str:
+    """Allocate a known block and return the line that says the meter saw it.
+
+    Raises:
+        MeterError: it saw anything else.
+    """
+
+    def step(phases: Callable[[Phase], AbstractContextManager[Any]]) -> None:
+        with phases("forward"):
+            block = torch.empty(_ASKED, dtype=torch.uint8, device=device)
+        with phases("backward"):
+            del block
+
+    reading = meter.read(step)
+    seen = (reading.held_bytes, reading.peak_bytes)
+    if seen != (_ASKED, _ASKED):
+        raise MeterError(
+            f"the memory meter ({meter.name}) saw {seen[1]:,} bytes where {_ASKED:,} were allocated: this torch "
+            f"({torch.__version__}) reports memory in a way rematbench does not know"
+        )
+    return f"meter: {_ASKED >> 20} MiB asked, {reading.peak_bytes >> 20} MiB seen"

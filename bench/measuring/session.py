@@ -1,0 +1,187 @@
+"""One model on one device, built once: placements are applied, measured and removed in turn."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from bench.measuring.building import optimizer_tensors, static_bytes
+from bench.measuring.devices import clock_for, random_state, restore_random_state
+from bench.measuring.equality import Outcome, compare, outcome_of
+from bench.measuring.flops import FlopCount, FlopMeter
+from bench.measuring.memory import Meter, meter_for
+from bench.measuring.step import Workload, clear_gradients, training_step
+from bench.placing.apply import applied
+from bench.placing.placement import Placement
+from bench.results.record import Equality, Flops, Memory, Phase
+
+PASSES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What is known of a placement before it is timed.
+
+    Attributes:
+        blocks: how many modules some region recomputes.
+        equality: None without a plain step to compare with.
+        flops: None where torch cannot run the step under its dispatch mode.
+    """
+
+    blocks: int
+    loss: float
+    memory: Memory
+    equality: Equality | None
+    flops: Flops | None
+
+
+class Session:
+    """A built model and the plain step it is compared with.
+
+    Every step starts from the same weights, buffers, optimizer state and random state, with all gradients None.
+    """
+
+    def __init__(self, workload: Workload, device: torch.device, meter: Meter | None = None) -> None:
+        self.workload = workload
+        self._device = device
+        self._meter = meter or meter_for(device)
+        self._clock = clock_for(device)
+        self._start = _State(workload, device)
+        self._plain: tuple[Outcome, Outcome] | None = None
+        self._plain_flops: int | None = None
+
+    def keep_plain(self) -> None:
+        """Run the plain step twice, to compare with and to know its noise, after one that is discarded."""
+        self._outcome()
+        self._plain = self._outcome(), self._outcome()
+        flops = self._flops()
+        self._plain_flops = flops.total if flops else None
+
+    def measure(self, placement: Placement) -> Findings:
+        """Apply a placement, measure everything but its time, and remove it."""
+        with applied(self.workload.module, placement) as handle:
+            outcome = self._outcome()
+            return Findings(
+                blocks=len(handle.blocks),
+                loss=float(outcome.loss),
+                memory=self._memory(),
+                equality=compare(*self._plain, outcome) if self._plain else None,
+                flops=self._flops(),
+            )
+
+    def timed_step(self, placement: Placement) -> float:
+        """Return the seconds of one step under a placement; applying and removing it are not counted."""
+        with applied(self.workload.module, placement):
+            self._fresh()
+            start = self._clock()
+            training_step(self.workload)
+            return self._clock() - start
+
+    def _fresh(self) -> None:
+        self._start.restore()
+        clear_gradients(self.workload)
+
+    def _outcome(self) -> Outcome:
+        self._fresh()
+        return outcome_of(self.workload, training_step(self.workload), self._device)
+
+    def _memory(self) -> Memory:
+        readings = []
+        for _ in range(PASSES):
+            self._fresh()
+            with _collected():
+                readings.append(self._meter.read(lambda phases: training_step(self.workload, phases)))
+        worst = max(readings, key=lambda reading: reading.peak_bytes)
+        return Memory(
+            meter=self._meter.name,
+            static_bytes=static_bytes(self.workload),
+            peak_bytes=worst.peak_bytes,
+            held_bytes=worst.held_bytes,
+            phase_peak_bytes=worst.phase_peak_bytes,
+            passes_peak_bytes=tuple(reading.peak_bytes for reading in readings),
+            reserved_bytes=worst.reserved_bytes,
+        )
+
+    def _flops(self) -> Flops | None:
+        try:
+            counts = self._count()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            # The same step has just run without the counter, so this is torch refusing the mode (flex attention).
+            traceback.print_exc()
+            return None
+        forward, total = counts["forward"].flops, counts["total"].flops
+        recompute = total - self._plain_flops if self._plain_flops is not None else None
+        return Flops(forward=forward, total=total, recompute=recompute, uncounted_ops=counts["total"].uncounted_ops)
+
+    def _count(self) -> dict[str, FlopCount]:
+        """Return what a step has counted by the end of each phase, and in total."""
+        counts: dict[str, FlopCount] = {}
+        self._fresh()
+        with FlopMeter() as meter:
+
+            @contextmanager
+            def phases(phase: Phase) -> Iterator[None]:
+                yield
+                counts[phase] = counts["total"] = meter.read()
+
+            training_step(self.workload, phases)
+        return counts
+
+
+@contextmanager
+def _collected() -> Iterator[None]:
+    """Hold the garbage collector still, so that what a reference cycle keeps is freed at the same point every time."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class _State:
+    """What a step may change, as it was: buffers, random state, and with an optimizer the weights and its state."""
+
+    def __init__(self, workload: Workload, device: torch.device) -> None:
+        self._workload = workload
+        self._device = device
+        self._random = random_state(device)
+        if workload.optimizer:
+            _settle(workload.optimizer)
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in self._changing()]
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for tensor, kept in self._tensors:
+                tensor.copy_(kept)
+        restore_random_state(self._random, self._device)
+
+    def _changing(self) -> list[torch.Tensor]:
+        module, optimizer = self._workload.module, self._workload.optimizer
+        tensors = list(module.buffers())
+        if optimizer:
+            tensors += module.parameters()
+            tensors += optimizer_tensors(optimizer)
+        return tensors
+
+
+def _settle(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer allocate its state by one step on zero gradients, the weights left where they were."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    before = [parameter.detach().clone() for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for parameter, kept in zip(parameters, before, strict=True):
+            parameter.copy_(kept)

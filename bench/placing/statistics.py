@@ -1,0 +1,32 @@
+"""Batch norm's running statistics during a recomputation (pytorch#96136: torch updates them a second time)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batch_norms(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return every batch norm in these modules."""
+    return [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
+
+
+@contextmanager
+def frozen_statistics(norms: Iterable[Any]) -> Iterator[None]:
+    """Run batch norms in training mode without touching their running statistics.
+
+    A momentum of zero keeps mean and variance bit for bit while the kernel saves the same tensors as in the forward,
+    which torch's checkpoint insists on; without its counter a norm counts no batch.
+    """
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm, _, _ in before:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        yield
+    finally:
+        for norm, momentum, counter in before:
+            norm.momentum, norm.num_batches_tracked = momentum, counter

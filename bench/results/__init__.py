@@ -1,0 +1,1 @@
+"""Records and everything derived from them: statistics, tables, sentences. No torch."""

@@ -1,0 +1,51 @@
+"""Statistics of step times. Times are noisy and skewed, so everything here is a median."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from bench.results.record import Timing
+
+RESAMPLES = 4000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A median with its bootstrap interval; without an interval, low and high are None."""
+
+    median: float
+    low: float | None
+    high: float | None
+
+
+def step_median_s(timing: Timing) -> float:
+    """Median seconds a step."""
+    return float(np.median(timing.step_s))
+
+
+def step_iqr_s(timing: Timing) -> float:
+    """Interquartile range of the seconds a step."""
+    low, high = np.quantile(timing.step_s, [0.25, 0.75])
+    return float(high - low)
+
+
+@cache
+def step_ratio(timing: Timing) -> Interval:
+    """Step time over the plain step's, as the median of the ratios within each round, with a 95 % interval.
+
+    Pairing within a round cancels what slows the whole machine. The interval is the percentile bootstrap (Efron) of
+    the median, seeded, so that the same samples always give the same interval; fewer than five rounds give none, as
+    their resamples cannot reach a 95 % level.
+    """
+    ratios = np.divide(timing.step_s, timing.reference_s)
+    median = float(np.median(ratios))
+    if len(ratios) < 5:
+        return Interval(median=median, low=None, high=None)
+    picks = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.median(ratios[picks], axis=1), [tail, 1 - tail])
+    return Interval(median=median, low=float(low), high=float(high))

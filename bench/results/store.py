@@ -1,0 +1,221 @@
+"""A run's folder: raw records appended as they come, and the CSV derived from them.
+
+results/<suite>-<timestamp>/measurements.jsonl   raw, with samples; the last line of a key is its row
+                            results.csv          one line a row, `bench.results.columns`
+                            environment.json     what every row of the run shares
+                            suite.toml           the suite as run, overrides included
+results/latest -> the run last begun
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bench.errors import StorageError
+from bench.results.columns import COLUMNS, rows_of
+from bench.results.record import Environment, Measurement
+
+RECORDS = "measurements.jsonl"
+
+
+class Store:
+    """One run's folder, open for writing; what is in it survives whatever ends the run.
+
+    Attributes:
+        folder: the run's folder.
+        environments: what the rows share, by device.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        kept = folder / "environment.json"
+        entries = json.loads(kept.read_text()) if kept.exists() else {}
+        self.environments = {device: Environment.model_validate(entry) for device, entry in entries.items()}
+        self._rows = {row.key: row for row in read_measurements(folder)}
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """Every row so far, in the order they were first measured."""
+        return list(self._rows.values())
+
+    @classmethod
+    def begin(cls, folder: Path, suite_toml: str) -> Store:
+        """Open a folder for a new run and keep the suite as run.
+
+        Raises:
+            StorageError: the folder already holds a run, or cannot be written.
+        """
+        if (folder / RECORDS).exists():
+            raise StorageError(f"{folder} already holds a run: choose another --out, or go on with it by --resume")
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "suite.toml", suite_toml)
+        write_whole(folder / RECORDS, "")
+        return cls(folder)
+
+    @classmethod
+    def resume(cls, folder: Path, suite_toml: str) -> Store:
+        """Open a run's folder to go on with it; a line that a crash cut short is dropped.
+
+        Raises:
+            StorageError: there is no run, or it is of another suite or other settings.
+        """
+        store = cls(folder)
+        if (folder / "suite.toml").read_text() != suite_toml:
+            raise StorageError(f"{folder} ran another suite, or with other settings: give the same, or begin a new run")
+        store._replace(RECORDS, "".join(map(_line, store._rows.values())))
+        return store
+
+    def keep_environment(self, device: str, environment: Environment) -> None:
+        """Note what the rows of a device share.
+
+        Raises:
+            StorageError: the folder already has rows from another environment.
+        """
+        before = self.environments.get(device)
+        changes = _changes(before, environment) if before and self._rows else ""
+        if changes:
+            raise StorageError(f"{self.folder} was measured in another environment ({changes}): begin a new run")
+        self.environments[device] = environment
+        shared = {name: entry.model_dump() for name, entry in self.environments.items()}
+        self._replace("environment.json", json.dumps(shared, indent=2) + "\n")
+
+    def add(self, measurement: Measurement) -> None:
+        """Append a row, or a fuller version of one, and bring the CSV up to date.
+
+        Raises:
+            StorageError: it cannot be written; every earlier row is still whole.
+        """
+        self._append(_line(measurement))
+        self._rows[measurement.key] = measurement
+        self._replace("results.csv", csv_text(self.measurements))
+
+    def _append(self, line: str) -> None:
+        path = self.folder / RECORDS
+        with _explained(path), path.open("ab") as file:
+            whole = file.tell()
+            try:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)
+                raise
+
+    def _replace(self, name: str, text: str) -> None:
+        write_whole(self.folder / name, text)
+
+
+def _changes(before: Environment, now: Environment) -> str:
+    fields = [name for name in Environment.model_fields if getattr(before, name) != getattr(now, name)]
+    return ", ".join(f"{name} {getattr(before, name)!r}, now {getattr(now, name)!r}" for name in fields)
+
+
+def _line(measurement: Measurement) -> str:
+    return measurement.model_dump_json(exclude_none=True) + "\n"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an `OSError` about a path into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: {error.strerror or error}; is the disk full or the folder not writable?"
+        ) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that nobody ever sees half of it.
+
+    Raises:
+        StorageError: it cannot be written; what was there before still is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with _explained(path):
+        try:
+            temporary.write_text(text, newline="")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def new_folder(results: Path, suite: str, now: datetime | None = None) -> Path:
+    """Make `results/<suite>-<timestamp>`, which no other run has.
+
+    Raises:
+        StorageError: the results folder cannot be written.
+    """
+    stamp = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
+    with _explained(results):
+        results.mkdir(parents=True, exist_ok=True)
+        for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+            folder = results / f"{suite}-{stamp}{suffix}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    raise StorageError(f"{results}: a hundred runs of {suite} began in the same second")
+
+
+def point_latest(folder: Path) -> None:
+    """Point `latest` beside the folder at it; a file system without links goes without."""
+    link = folder.parent / "latest"
+    temporary = folder.parent / f".latest.{os.getpid()}"
+    if link.is_dir() and not link.is_symlink():
+        return
+    try:
+        temporary.symlink_to(folder.name, target_is_directory=True)
+        temporary.replace(link)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def read_measurements(folder: Path) -> list[Measurement]:
+    """Read a run's rows; a last line cut short by a crash is left out.
+
+    Raises:
+        StorageError: there are no records, or a line in their midst is none.
+    """
+    path = folder / RECORDS
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except OSError as error:
+        raise StorageError(f"{folder} holds no run: {path.name}: {error.strerror}") from error
+    rows: dict[tuple[str, str, str, str], Measurement] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            measurement = Measurement.model_validate_json(line)
+        except ValidationError as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise StorageError(f"{path}, line {number} is no measurement of this version of rematbench") from error
+        rows[measurement.key] = measurement
+    return list(rows.values())
+
+
+def csv_text(measurements: list[Measurement]) -> str:
+    """Derive `results.csv`; an absent number is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in COLUMNS)
+    for row in rows_of(measurements):
+        writer.writerow(_cell(column.value(row)) for column in COLUMNS)
+    return text.getvalue()
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""Run suites: the runner starts one worker process for each model on each device and keeps what it reports."""

@@ -1,0 +1,83 @@
+"""What a person sees while a suite runs: a live bar on a terminal, one line a row elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bench.results.record import Environment, Measurement, Status
+from bench.results.statistics import step_median_s
+from bench.running.protocol import Began
+from bench.suite import Device, Job
+from bench.units import format_bytes, format_seconds
+
+
+class ProgressWatcher:
+    """Shows a run. A row counts twice, once measured and once timed, so that the estimate follows the work.
+
+    Args:
+        console: where to; everything goes to standard error, so that `--json` has standard output to itself.
+        rows: how many there will be.
+        timed: whether they will be timed.
+    """
+
+    def __init__(self, console: Console, rows: int, timed: bool) -> None:
+        self._console = console
+        self._parts = 2 if timed else 1
+        self._total = rows * self._parts
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=2,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=self._total)
+        self._parts_done: dict[tuple[str, ...], int] = {}
+
+    def __enter__(self) -> ProgressWatcher:
+        self._bar.start()
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def probed(self, device: Device, environment: Environment, meter: str) -> None:
+        """Print the device and how its meter did."""
+        threads = f", {environment.threads} threads" if device.capacity_bytes is None else ""
+        capacity = f", {format_bytes(device.capacity_bytes)}" if device.capacity_bytes is not None else ""
+        self._console.print(
+            f"{device.name}: {environment.device_name}{threads}{capacity}, torch {environment.torch}", highlight=False
+        )
+        self._console.print(f"{device.name}: {meter}", highlight=False)
+
+    def began(self, job: Job, began: Began) -> None:
+        """Move the bar's words to what is being done."""
+        self._bar.update(
+            self._task, description=" · ".join(filter(None, (job.model.name, began.placement, began.stage)))
+        )
+
+    def row(self, measurement: Measurement) -> None:
+        """Count a row, and write its line once it is complete."""
+        complete = self._parts == 1 or measurement.timing is not None or measurement.status is not Status.OK
+        self._parts_done[measurement.key] = self._parts if complete else 1
+        self._bar.update(self._task, completed=sum(self._parts_done.values()))
+        if complete and not self._console.is_terminal:
+            done = sum(self._parts_done.values()) // self._parts
+            self._console.print(
+                f"[{done}/{self._total // self._parts}] {_line(measurement)}", highlight=False, markup=False
+            )
+
+
+def _line(measurement: Measurement) -> str:
+    peak = f"peak {format_bytes(measurement.memory.peak_bytes)}" if measurement.memory else ""
+    step = f"step {format_seconds(step_median_s(measurement.timing))}" if measurement.timing else ""
+    failed = f"{measurement.status}: {measurement.message}" if measurement.status is not Status.OK else ""
+    return " · ".join(filter(None, (measurement.model, measurement.placement, peak, step, failed)))

@@ -1,0 +1,257 @@
+"""A worker process: takes one order, measures, reports each thing the moment it is known, and ends.
+
+Started as `python -P -m bench.running.worker DESCRIPTOR`, so that a user's `bench.py` is never run in its place; the
+user's folder goes on the import path only after everything of ours is imported.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import sys
+import threading
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from bench.errors import BenchError, PlacementError
+from bench.loading import importable
+from bench.measuring.building import build
+from bench.measuring.devices import capacity_bytes, clock_for, find_device
+from bench.measuring.environment import environment_of
+from bench.measuring.memory import meter_for, self_test
+from bench.measuring.resident import resident_growth
+from bench.measuring.session import Findings, Session
+from bench.measuring.timing import schedule
+from bench.placing.outline import outline
+from bench.placing.placement import Placement
+from bench.results.record import Measurement, Record, Status, Timing
+from bench.running.protocol import (
+    ORDER,
+    Began,
+    Done,
+    Failed,
+    JobOrder,
+    Measured,
+    Probed,
+    ProbeOrder,
+    Refused,
+    Resident,
+    ResidentOrder,
+    Stage,
+    Timed,
+)
+from bench.suite import REFERENCE, Device, Job
+
+Say = Callable[[Record], None]
+
+
+class Stopped(Exception):
+    """A placement failed and has been reported: nothing more can be trusted in this process."""
+
+
+def main() -> None:
+    """Carry out the order on standard input; messages go to the descriptor given as the only argument."""
+    with os.fdopen(int(sys.argv[1]), "w") as channel:
+        order = ORDER.validate_json(sys.stdin.readline())
+        threading.Thread(target=_end_with_the_runner, daemon=True).start()
+        say = _sayer(channel)
+        try:
+            _carry_out(order, say)
+            say(Done())
+        except BenchError as error:
+            traceback.print_exc()
+            say(Refused(message=str(error)))
+        except Stopped:
+            return
+
+
+def _end_with_the_runner() -> None:
+    """Wait for the order pipe to close, which it does however the runner ends, and end at once."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _sayer(channel: TextIO) -> Say:
+    def say(message: Record) -> None:
+        channel.write(message.model_dump_json() + "\n")
+        channel.flush()
+
+    return say
+
+
+def _carry_out(order: ProbeOrder | JobOrder | ResidentOrder, say: Say) -> None:
+    if isinstance(order, ProbeOrder):
+        return _probe(order, say)
+    with _user_imports(order.job):
+        return _Work(order.job, say).run(order)
+
+
+def _probe(order: ProbeOrder, say: Say) -> None:
+    _set_threads(order.threads)
+    device = find_device(order.device)
+    facts = Device(name=str(device), capacity_bytes=capacity_bytes(device))
+    meter = self_test(meter_for(device), device)
+    say(Probed(device=facts, environment=environment_of(device, Path.cwd()), meter=meter))
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _user_imports(job: Job) -> Iterator[None]:
+    """Let the user's code import what stands in the root folder and, as for a script, beside the model's own file."""
+    root, file = job.model.root, job.model.reference.partition(":")[0]
+    with ExitStack() as folders:
+        if file.endswith(".py"):
+            folders.enter_context(importable((root / file).parent))
+        folders.enter_context(importable(root))
+        yield
+
+
+class _Work:
+    """One job in this process: what every stage of it needs."""
+
+    def __init__(self, job: Job, say: Say) -> None:
+        self._job = job
+        self._say = say
+        self._settings = job.settings
+        self._device = find_device(job.device)
+        self._placements: dict[str, Placement] = {}
+        self._not_finite: set[str] = set()
+        self._session: Session
+        _set_threads(job.settings.threads)
+        self._environment = environment_of(self._device, job.model.root)
+
+    def run(self, order: JobOrder | ResidentOrder) -> None:
+        with self._stage("", "building"):
+            self._session = self._build()
+        gc.freeze()  # what is there now is there to stay: collecting before a pass need not look at it again
+        if isinstance(order, ResidentOrder):
+            self._resident(order.placement)
+            return
+        if order.plain:
+            with self._stage(REFERENCE, "plain step"):
+                self._session.keep_plain()
+        for name in order.measure:
+            with self._stage(name, "measuring"):
+                self._say(Measured(measurement=self._measured(name)))
+        self._time(tuple(name for name in order.time if name not in self._not_finite), order.plain)
+
+    def _build(self) -> Session:
+        dtype = getattr(torch, self._settings.dtype)
+        workload = build(
+            self._job.model, self._device, dtype=dtype, seed=self._settings.seed, optimizer=self._settings.optimizer
+        )
+        self._outline = outline(workload.module)
+        return Session(workload, self._device)
+
+    @contextmanager
+    def _stage(self, placement: str, stage: Stage) -> Iterator[None]:
+        """Say what is being done; report what it raises as the placement's failure and stop."""
+        self._say(Began(placement=placement, stage=stage))
+        try:
+            yield
+        except BenchError as error:
+            if not isinstance(error, PlacementError):
+                raise
+            self._fail(placement, stage, error)
+        except Exception as error:
+            self._fail(placement, stage, error)
+
+    def _fail(self, placement: str, stage: Stage, error: Exception) -> None:
+        traceback.print_exc()
+        status = Status.OUT_OF_MEMORY if _is_out_of_memory(error) else Status.ERROR
+        self._say(Failed(placement=placement, status=status, message=f"{stage}: {_one_line(error)}"))
+        raise Stopped from error
+
+    def _placement(self, name: str) -> Placement:
+        if name not in self._placements:
+            case = next(case for case in self._job.cases if case.name == name)
+            self._placements[name] = case.place(self._outline)
+        return self._placements[name]
+
+    def _measured(self, name: str) -> Measurement:
+        placement = self._placement(name)
+        findings = self._session.measure(placement)
+        finite = math.isfinite(findings.loss)
+        if not finite:
+            self._not_finite.add(name)
+        return Measurement(
+            suite=self._job.suite,
+            model=self._job.model.name,
+            placement=name,
+            device=self._job.device,
+            dtype=self._settings.dtype,
+            status=Status.OK if finite else Status.ERROR,
+            message="; ".join(_remarks(findings)),
+            regions=placement,
+            checkpointed_blocks=findings.blocks,
+            memory=findings.memory,
+            equality=findings.equality if finite else None,
+            flops=findings.flops,
+            environment=self._environment,
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _time(self, names: tuple[str, ...], plain: bool) -> None:
+        """Time the placements in rounds, the plain step among them whenever there is one to compare with."""
+        timed = (REFERENCE, *(name for name in names if name != REFERENCE)) if plain else names
+        samples: dict[str, list[float]] = defaultdict(list)
+        gc.collect()
+        if names:
+            for name in self._schedule(timed):
+                with self._stage(name, "timing"):
+                    samples[name].append(self._session.timed_step(self._placement(name)))
+        for name in names if samples else ():
+            timing = Timing(step_s=tuple(samples[name]), reference_s=tuple(samples[REFERENCE]) if plain else ())
+            self._say(Timed(placement=name, timing=timing))
+
+    def _schedule(self, names: tuple[str, ...]) -> Iterator[str]:
+        settings = self._settings
+        clock = clock_for(self._device)
+        return schedule(names, seed=settings.seed, budget_s=settings.time_budget_s, clock=clock, rounds=settings.rounds)
+
+    def _resident(self, name: str) -> None:
+        with self._stage(name, "resident"):
+            placement = self._placement(name)
+            self._session.timed_step(placement)
+            grown = resident_growth(lambda: self._session.timed_step(placement))
+            self._say(Resident(placement=name, resident_bytes=grown))
+
+
+def _remarks(findings: Findings) -> Iterator[str]:
+    if not math.isfinite(findings.loss):
+        yield f"the loss is {findings.loss}: neither gradients nor times of such a step mean anything"
+    if not findings.memory.repeatable:
+        peaks = " and ".join(f"{peak:,}" for peak in findings.memory.passes_peak_bytes)
+        yield f"the memory passes differ: {peaks} bytes"
+    if findings.flops is None:
+        yield "FLOPs are not counted: torch cannot run this step under a dispatch mode"
+    if findings.equality and findings.equality.buffer:
+        yield f"buffer {findings.equality.buffer} differs"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:500] if not isinstance(error, BenchError) else text
+
+
+if __name__ == "__main__":
+    main()

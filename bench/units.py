@@ -1,0 +1,48 @@
+"""Numbers for people. In memory everything is SI or bytes; here, and only here, it becomes text.
+
+MiB is 2**20 bytes and GiB 2**30; MB and GB are never printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_BYTES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
+_SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP"))
+
+
+def _scaled(value: float, scale: Sequence[tuple[float, str]]) -> str:
+    factor, unit = next((step for step in scale if abs(value) >= step[0]), scale[-1])
+    return f"{value / factor:.3g} {unit}" if abs(value) < 1000 * factor else f"{value / factor:.0f} {unit}"
+
+
+def format_bytes(count: int) -> str:
+    """`64 MiB`, `1.5 GiB`: three digits, binary units."""
+    return _scaled(count, _BYTES)
+
+
+def format_mib(count: int) -> str:
+    """A column's number in MiB, one digit after the point, no unit."""
+    return f"{count / 2**20:.1f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """`12.3 ms`, `1.5 s`."""
+    return _scaled(seconds, _SECONDS)
+
+
+def format_flops(flops: int) -> str:
+    """`226 MFLOP`; `0` for none at all."""
+    return _scaled(flops, _FLOPS) if flops else "0"
+
+
+def format_ratio(ratio: float) -> str:
+    """`1.18×`."""
+    return f"{ratio:.2f}×"
+
+
+def format_percent(share: float) -> str:
+    """`73 %` of a share of 0.73; a fraction of a percent keeps one digit."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if abs(percent) >= 10 or percent == 0 else f"{percent:.1f} %"

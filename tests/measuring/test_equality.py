@@ -1,0 +1,122 @@
+"""Verdicts on steps whose difference is known, because it was put there."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench.measuring.equality import TOLERANCES, Outcome, compare, outcome_of
+from bench.measuring.step import Workload, training_step
+
+WEIGHT = torch.tensor([1.0, -2.0, 4.0])
+PLAIN = Outcome(
+    loss=torch.tensor(3.0),
+    gradients={"weight": WEIGHT, "bias": torch.tensor([0.5]), "frozen": None},
+    buffers={"mean": torch.tensor([0.25]), "count": torch.tensor(1)},
+    random={"cpu": torch.tensor([1, 2], dtype=torch.uint8)},
+)
+
+
+def with_weight(weight: torch.Tensor | None) -> Outcome:
+    return replace(PLAIN, gradients={**PLAIN.gradients, "weight": weight})
+
+
+def test_the_same_is_bitwise_and_names_nothing() -> None:
+    equality = compare(PLAIN, PLAIN, with_weight(WEIGHT.clone()))
+    assert equality.gradients == "bitwise"
+    assert (equality.gradients_max_abs_diff, equality.gradients_worst, equality.buffer) == (0.0, "", "")
+    assert (equality.loss, equality.buffers, equality.rng_state) == ("equal", "equal", "equal")
+
+
+@pytest.mark.parametrize(
+    ("noise", "difference", "verdict"),
+    [(1e-3, 1e-3, "noise"), (1e-3, 2e-3, "different"), (0.0, 2e-6, "close"), (0.0, 1e-3, "different")],
+)
+def test_a_difference_is_judged_by_the_noise_then_by_the_tolerance(
+    noise: float, difference: float, verdict: str
+) -> None:
+    equality = compare(PLAIN, with_weight(WEIGHT + noise), with_weight(WEIGHT + difference))
+    assert equality.gradients == verdict
+    assert equality.gradients_worst == "weight"
+    assert equality.gradients_max_abs_diff == pytest.approx(difference, rel=0.1)
+
+
+def test_noise_in_one_parameter_excuses_no_other() -> None:
+    again = replace(PLAIN, gradients={**PLAIN.gradients, "bias": torch.tensor([5.0])})
+    assert compare(PLAIN, again, with_weight(WEIGHT + 1e-3)).gradients == "different"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_close_is_what_torch_testing_calls_close(dtype: torch.dtype) -> None:
+    left = torch.linspace(-3, 3, 50, dtype=dtype)
+    plain = Outcome(loss=left[0], gradients={"w": left}, buffers={}, random={})
+    for factor in (0.5, 2.0):
+        relative, absolute = TOLERANCES[dtype]
+        right = (left.double() + factor * (absolute + relative * left.double().abs())).to(dtype)
+        try:
+            torch.testing.assert_close(right, left)
+            close = True
+        except AssertionError:
+            close = False
+        verdict = compare(plain, plain, replace(plain, gradients={"w": right})).gradients
+        assert (verdict in ("close", "bitwise")) == close
+
+
+def test_a_missing_gradient_is_different_by_all_of_the_other() -> None:
+    equality = compare(PLAIN, PLAIN, with_weight(None))
+    assert (equality.gradients, equality.gradients_worst, equality.gradients_max_abs_diff) == (
+        "different",
+        "weight",
+        4.0,
+    )
+
+
+def test_nan_equals_the_same_nan_and_is_infinitely_far_from_a_number() -> None:
+    nan = with_weight(torch.tensor([1.0, torch.nan, 4.0]))
+    assert compare(nan, nan, nan).gradients == "bitwise"
+    equality = compare(PLAIN, PLAIN, nan)
+    assert (equality.gradients, equality.gradients_max_abs_diff) == ("different", torch.inf)
+
+
+def test_negative_zero_is_not_bitwise_zero() -> None:
+    zero, negative = with_weight(torch.zeros(3)), with_weight(-torch.zeros(3))
+    assert compare(zero, zero, negative).gradients == "noise"  # no further than 0.0, but not the same bits
+
+
+def test_the_first_buffer_that_differs_is_named() -> None:
+    other = replace(PLAIN, buffers={"mean": torch.tensor([0.25]), "count": torch.tensor(2)})
+    equality = compare(PLAIN, PLAIN, other)
+    assert (equality.buffers, equality.buffer, equality.gradients) == ("different", "count", "bitwise")
+
+
+def test_loss_and_random_state_are_compared_bit_for_bit() -> None:
+    other = replace(PLAIN, loss=PLAIN.loss + 1e-6, random={"cpu": torch.tensor([1, 3], dtype=torch.uint8)})
+    equality = compare(PLAIN, PLAIN, other)
+    assert (equality.loss, equality.rng_state) == ("different", "different")
+
+
+class Normed(torch.nn.Module):
+    """Takes a batch of two, of which only the first wants a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2)
+        self.norm = torch.nn.BatchNorm1d(2)
+        self.mean: torch.Tensor = self.norm.get_buffer("running_mean")
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        shifted: torch.Tensor = self.norm(self.linear(x)) + shift
+        return shifted
+
+
+def test_an_outcome_is_a_copy_with_the_batch_s_gradient() -> None:
+    torch.manual_seed(0)
+    module = Normed()
+    workload = Workload(module=module, batch=(torch.randn(4, 3, requires_grad=True), torch.randn(1)))
+    outcome = outcome_of(workload, training_step(workload), torch.device("cpu"))
+    assert set(outcome.gradients) == {"linear.weight", "linear.bias", "norm.weight", "norm.bias", "batch[0]"}
+    assert {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"} <= set(outcome.buffers)
+    kept = outcome.buffers["norm.running_mean"].clone()
+    training_step(workload)
+    assert torch.equal(outcome.buffers["norm.running_mean"], kept)
+    assert not torch.equal(module.mean, kept)

@@ -1,0 +1,189 @@
+"""The memory meter against hand computations, an independent replay, and itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from bench.measuring.building import build
+from bench.measuring.memory import CpuMeter, CudaMeter, Event, MeterError, Reading, Span, replay, self_test
+from bench.measuring.step import Phases, Workload, clear_gradients, training_step
+from bench.model_ref import ModelRef
+from bench.placing.apply import applied
+from bench.placing.placement import Placement, Region
+
+BATCH, WIDTH, DEPTH = 64, 48, 5
+ACTIVATION, WEIGHT, SCALAR = BATCH * WIDTH * 4, WIDTH * WIDTH * 4, 4
+
+
+def chain() -> Workload:
+    """DEPTH blocks of Linear (no bias) and ReLU; the loss is the output's sum."""
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(WIDTH, WIDTH, bias=False), nn.ReLU()) for _ in range(DEPTH)]
+    return Workload(module=nn.Sequential(*blocks), batch=(torch.randn(BATCH, WIDTH),), loss_fn=lambda y: y.sum())
+
+
+def read(workload: Workload, *regions: str) -> Reading:
+    """Read a settled step: one discarded first, gradients None."""
+    placement = Placement(name="by hand", regions=tuple(Region(path=path, preserve_rng=False) for path in regions))
+    with applied(workload.module, placement):
+        training_step(workload)
+        clear_gradients(workload)
+        reading = CpuMeter().read(lambda phases: training_step(workload, phases))
+        clear_gradients(workload)
+    return reading
+
+
+def test_a_plain_chain_by_hand() -> None:
+    """Forward keeps each ReLU's output, the Linear's lives beside it until the ReLU is done.
+
+    Backward is greatest at the last block's matrix product: all outputs (the last one held by the step itself), the
+    loss and its seed, the gradients on both sides of the Linear, and its weight's. From there on every block frees one
+    activation and leaves one weight gradient, which is smaller.
+    """
+    reading = read(chain())
+    assert reading.held_bytes == DEPTH * ACTIVATION + SCALAR
+    assert reading.phase_peak_bytes == {
+        "forward": (DEPTH + 1) * ACTIVATION,
+        "backward": DEPTH * ACTIVATION + 2 * SCALAR + 2 * ACTIVATION + WEIGHT,
+    }
+
+
+def test_a_chain_in_two_regions_by_hand() -> None:
+    """Between the phases only the boundary and the output are held; each region comes back whole in backward.
+
+    The second region (two blocks) is greatest at its last matrix product: the boundary, the output and one recomputed
+    activation, the gradients on both sides, one weight gradient. The first region (three blocks) is greatest at its
+    last ReLU: the output, three recomputed activations, the gradients on both sides, two weight gradients.
+    """
+    reading = read(chain(), "[0:3]", "[3:5]")
+    assert reading.held_bytes == 2 * ACTIVATION + SCALAR
+    second = (2 + 1 + 2) * ACTIVATION + WEIGHT + 2 * SCALAR
+    first = (1 + 3 + 2) * ACTIVATION + 2 * WEIGHT + 2 * SCALAR
+    assert reading.phase_peak_bytes["backward"] == max(first, second)
+
+
+def test_the_relus_of_facts_10_hold_twice_as_much() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(10, 500), nn.ReLU(), nn.Linear(500, 1000), nn.ReLU(), nn.Linear(1000, 5)]
+    workload = Workload(module=nn.Sequential(*layers), batch=(torch.randn(4096, 10),))
+    hidden = 4096 * (500 + 1000) * 4
+    assert read(workload).held_bytes == pytest.approx(hidden, rel=0.01)
+    assert read(workload, "[1]", "[3]").held_bytes == pytest.approx(2 * hidden, rel=0.01)
+
+
+def test_peaks_are_the_same_to_the_byte_over_repeats_and_threads() -> None:
+    workload = chain()
+    threads = torch.get_num_threads()
+    try:
+        readings = []
+        for count in (1, 2, 1, 2):
+            torch.set_num_threads(count)
+            readings.append(read(workload, "[0:2]"))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(reading == readings[0] for reading in readings)
+
+
+def test_what_was_there_before_is_not_counted_when_it_goes() -> None:
+    """Neither memory from before any profiling nor memory that an earlier pass has seen being allocated."""
+    old: list[torch.Tensor] = [torch.empty(1 << 20)]
+    meter = CpuMeter()
+
+    def keep(phases: Phases) -> None:
+        with phases("forward"):
+            old.append(torch.empty(1 << 20))
+
+    def drop(phases: Phases) -> None:
+        with phases("forward"):
+            old.clear()
+            old.append(torch.empty(1000))
+
+    meter.read(keep)
+    reading = meter.read(drop)
+    assert (reading.held_bytes, reading.peak_bytes) == (4000, 4000)
+
+
+def test_a_step_that_raises_leaves_the_meter_usable() -> None:
+    meter = CpuMeter()
+
+    def fail(_phases: Phases) -> None:
+        raise KeyError("a model's own error")
+
+    with pytest.raises(KeyError, match="own error"):
+        meter.read(fail)
+    assert self_test(meter, torch.device("cpu")) == "meter: 64 MiB asked, 64 MiB seen"
+
+
+def test_a_meter_that_sees_something_else_is_refused() -> None:
+    class Blind:
+        name = "blind"
+
+        def read(self, step: Callable[[Phases], object]) -> Reading:
+            CpuMeter().read(step)
+            return Reading(held_bytes=0, phase_peak_bytes={"forward": 0})
+
+    with pytest.raises(MeterError, match=r"\(blind\) saw 0 bytes where 67,108,864"):
+        self_test(Blind(), torch.device("cpu"))
+
+
+FORWARD, BACKWARD = Span(phase="forward", start=0, stop=100), Span(phase="backward", start=101, stop=200)
+
+
+def test_replay_by_hand() -> None:
+    events = [
+        Event(time=10, block=1, change=700),
+        Event(time=20, block=2, change=300),
+        Event(time=30, block=2, change=-300),
+        Event(time=110, block=3, change=200),
+        Event(time=120, block=9, change=-5000),  # from before the step
+        Event(time=130, block=1, change=-700),
+        Event(time=140, block=1, change=50),  # the address again
+    ]
+    reading = replay(reversed(events), [BACKWARD, FORWARD])
+    assert reading == Reading(held_bytes=700, phase_peak_bytes={"forward": 1000, "backward": 900})
+    assert reading.peak_bytes == 1000
+
+
+def test_a_phase_that_allocates_nothing_still_holds_what_the_one_before_left() -> None:
+    reading = replay([Event(time=10, block=1, change=8)], [FORWARD, BACKWARD])
+    assert reading.phase_peak_bytes == {"forward": 8, "backward": 8}
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**9), st.booleans()), max_size=60), st.integers(0, 60))
+def test_replay_agrees_with_a_walk_over_live_sets(blocks: list[tuple[int, bool]], boundary: int) -> None:
+    """Blocks come in turn, each freed before the next one or never; sums are taken over the live set itself."""
+    events: list[Event] = []
+    live: dict[int, int] = {}
+    sums: list[tuple[int, int]] = []
+    for block, (size, freed) in enumerate(blocks):
+        for change in (size, -size) if freed else (size,):
+            time = 2 * len(events) + 1  # odd: a phase begins and ends between two events
+            events.append(Event(time=time, block=block, change=change))
+            live.pop(block) if change < 0 else live.update({block: size})
+            sums.append((time, sum(live.values())))
+    cut, end = 2 * min(boundary, len(events)), 2 * len(events)
+    reading = replay(events, [Span(phase="forward", start=0, stop=cut), Span(phase="backward", start=cut, stop=end)])
+    before, after = [total for time, total in sums if time < cut], [total for time, total in sums if time > cut]
+    held = before[-1] if before else 0
+    assert reading.held_bytes == held
+    assert reading.phase_peak_bytes == {"forward": max([0, *before]), "backward": max([held, *after])}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_peaks_equal_torch_s_own_counter() -> None:
+    device = torch.device("cuda")
+    workload = build(ModelRef.parse("plain.mlp", Path.cwd()), device, dtype=torch.float32, seed=0)
+    training_step(workload)
+    clear_gradients(workload)
+    reading = CudaMeter(device).read(lambda phases: training_step(workload, phases))
+    clear_gradients(workload)
+    start = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    training_step(workload)
+    assert reading.peak_bytes == torch.cuda.max_memory_allocated() - start

@@ -1,0 +1,138 @@
+"""A session on real models: what it finds for hazards whose outcome is known, and that it leaves no trace."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bench.loading import reference_models
+from bench.measuring.building import build, static_bytes
+from bench.measuring.session import Session
+from bench.measuring.step import Workload
+from bench.model_ref import ModelRef
+from bench.placing.outline import outline
+from bench.placing.placement import Placement
+from bench.placing.strategies import parse_strategy
+from bench.results.record import Equality
+
+CPU = torch.device("cpu")
+PLAIN = Placement(name="none")
+
+
+def workload_of(model: str, optimizer: str = "none") -> Workload:
+    return build(ModelRef.parse(model, Path.cwd()), CPU, dtype=torch.float32, seed=0, optimizer=optimizer)
+
+
+def session_of(model: str) -> Session:
+    session = Session(workload_of(model), CPU)
+    session.keep_plain()
+    return session
+
+
+def place(session: Session, strategy: str) -> Placement:
+    return parse_strategy(strategy).place(outline(session.workload.module))
+
+
+def equality(session: Session, strategy: str) -> Equality:
+    found = session.measure(place(session, strategy)).equality
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("model", reference_models())
+def test_every_reference_model_trains_the_same_under_each_and_repeats_to_the_byte(model: str) -> None:
+    session = session_of(model)
+    plain, each = session.measure(PLAIN), session.measure(place(session, "each"))
+    again = session.measure(PLAIN)
+    assert plain.equality is not None
+    assert plain.equality.gradients == "bitwise"
+    assert plain.equality.buffers == plain.equality.rng_state == plain.equality.loss == "equal"
+    assert each.equality is not None
+    assert each.equality.gradients == "bitwise"
+    assert each.equality.rng_state == "equal"
+    assert plain.memory == again.memory
+    assert plain.memory.repeatable
+    assert each.memory.repeatable
+    assert plain.flops is not None
+    assert each.flops is not None
+    assert plain.flops.recompute == 0
+    assert 0 <= (each.flops.recompute or 0) <= each.flops.forward
+    assert not plain.flops.uncounted_ops
+
+
+def test_batch_norm_is_updated_twice_unless_once_is_asked_for() -> None:
+    session = session_of("residual.conv_bn")
+    twice, once = equality(session, "each"), equality(session, "each+batch_norm=once")
+    assert (twice.gradients, twice.buffers) == ("bitwise", "different")
+    assert "running_mean" in twice.buffer
+    assert (once.gradients, once.buffers) == ("bitwise", "equal")
+
+
+def test_dropout_without_its_random_state_changes_the_gradients() -> None:
+    session = session_of("attention_fusion.attentive?dropout=0.5")
+    assert equality(session, "each").gradients == "bitwise"
+    wrong = equality(session, "each+preserve_rng=false")
+    assert wrong.gradients == "different"
+    assert wrong.gradients_max_abs_diff > 0
+    assert wrong.gradients_worst
+
+
+def test_checkpointing_only_the_relus_holds_more_than_nothing_at_all() -> None:
+    session = session_of("intermediate.activation_only?batch=512")
+    plain, relus = session.measure(PLAIN).memory, session.measure(place(session, "modules:body.[13]")).memory
+    assert relus.held_bytes > 1.9 * plain.held_bytes
+
+
+def test_hooks_fire_again_in_the_recomputation() -> None:
+    assert equality(session_of("intermediate.hooked"), "each").buffers == "different"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_optimizer_is_a_phase_and_its_state_is_static(optimizer: str) -> None:
+    workload = workload_of("plain.mlp", optimizer)
+    weights = [parameter.detach().clone() for parameter in workload.module.parameters()]
+    session = Session(workload, CPU)
+    session.keep_plain()
+    each = session.measure(place(session, "segments:2"))
+    assert each.equality is not None
+    assert each.equality.gradients == "bitwise"
+    assert list(each.memory.phase_peak_bytes) == ["forward", "backward", "optimizer"]
+    parameters = sum(weight.nbytes for weight in weights)
+    copies = {"sgd": 1, "adamw": 2}[optimizer]
+    extra = static_bytes(workload) - static_bytes(workload_of("plain.mlp")) - copies * parameters
+    assert 0 <= extra <= 8 * len(weights)  # adamw's step counters
+    session._fresh()
+    assert all(map(torch.equal, weights, workload.module.parameters()))
+
+
+def test_static_bytes_count_each_storage_once() -> None:
+    tied = nn.Linear(8, 8, bias=False)
+    module = nn.Sequential(tied, tied)
+    module.register_buffer("view", tied.weight.detach()[:2])
+    assert static_bytes(Workload(module=module, batch=(torch.zeros(3, 8),))) == 8 * 8 * 4 + 3 * 8 * 4
+
+
+def test_without_a_plain_step_the_rest_is_still_known() -> None:
+    session = Session(workload_of("plain.mlp"), CPU)
+    found = session.measure(place(session, "segments:2"))
+    assert found.equality is None
+    assert found.flops is not None
+    assert found.flops.recompute is None
+    assert found.memory.peak_bytes > 0
+
+
+def test_every_step_starts_from_the_same_state() -> None:
+    """Two sessions that differ in how many steps went before find the same, buffers and dropout included."""
+    busy = session_of("residual.conv_bn")
+    for _ in range(3):
+        busy.timed_step(place(busy, "each"))
+    assert equality(busy, "none").buffers == "equal"
+    assert busy.measure(PLAIN) == session_of("residual.conv_bn").measure(PLAIN)
+
+
+def test_a_timed_step_is_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = session_of("plain.mlp")
+    ticks = iter([5.0, 5.25])
+    monkeypatch.setattr(session, "_clock", lambda: next(ticks))
+    assert session.timed_step(PLAIN) == 0.25

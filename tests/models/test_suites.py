@@ -1,0 +1,87 @@
+"""What the shipped suites say of the reference models: arguments that fit, shapes that come out."""
+
+import importlib
+import inspect
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import models
+
+SUITES = Path(models.__path__[0]).parent / "bench" / "suites"
+REFERENCE_MODELS = 15
+
+
+def entries(suite: str) -> dict[str, dict[str, Any]]:
+    found = tomllib.loads((SUITES / f"{suite}.toml").read_text())["models"]
+    return {entry.get("name", entry["model"]): entry for entry in found}
+
+
+def factory(entry: dict[str, Any]) -> Any:
+    family, name = entry["model"].split(".")
+    return getattr(importlib.import_module(f"models.{family}"), name)
+
+
+EXAMPLES, DEFAULT = entries("examples"), entries("default")
+# name: shapes of the inputs, shapes of the outputs
+SHAPES: dict[str, tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = {
+    "plain.mlp": ([(1, 10)], [(1, 5)]),
+    "plain.cnn.one-stage": ([(1, 3, 28, 28)], [(1, 10)]),
+    "plain.cnn.two-stages": ([(1, 3, 28, 28)], [(1, 10)]),
+    "plain.sequence": ([(4, 20)], [(4, 20)]),
+    "plain.gru": ([(1, 6, 10)], [(1, 20)]),
+    "residual.linear": ([(1, 10)], [(1, 20)]),
+    "residual.conv_bn": ([(1, 3, 32, 32)], [(1, 64, 32, 32)]),
+    "residual.conv_projection": ([(1, 64, 32, 32)], [(1, 128, 32, 32)]),
+    "concat_skip.conv": ([(1, 64, 32, 32)], [(1, 128, 32, 32)]),
+    "concat_skip.unet": ([(1, 3, 32, 32)], [(1, 2, 32, 32)]),
+    "attention_fusion.attentive": ([(1, 10, 256), (1, 10, 256)], [(1, 10, 512)]),
+    "attention_fusion.weighted": ([(1, 10), (1, 20)], [(1, 30)]),
+    "lstm_skip.lstm": ([(1, 100, 10)], [(1, 101, 10)]),
+    "intermediate.auxiliary": ([(1, 10)], [(1, 5), (1, 20)]),
+    "intermediate.hooked": ([(1, 10)], [(1, 5)]),
+    "intermediate.activation_only": ([(1, 10)], [(1, 5)]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES.keys() | EXAMPLES.keys()))
+def test_examples_have_the_shapes_people_know(name: str) -> None:
+    module, batch, *_ = factory(EXAMPLES[name])(**EXAMPLES[name]["arguments"])
+    output = module(*batch)
+    outputs = output if isinstance(output, tuple) else (output,)
+    shapes = [tuple(part.shape) for part in batch], [tuple(part.shape) for part in outputs]
+    assert shapes == SHAPES[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "features"), [("plain.cnn.one-stage", 16 * 14**2), ("plain.cnn.two-stages", 32 * 7**2)]
+)
+def test_example_cnns_flatten_to_the_known_features(name: str, features: int) -> None:
+    module, _ = factory(EXAMPLES[name])(**EXAMPLES[name]["arguments"])
+    assert module.head.in_features == features
+
+
+def test_example_sequence_reads_a_vocabulary_of_a_hundred() -> None:
+    module, (tokens,) = factory(EXAMPLES["plain.sequence"])(**EXAMPLES["plain.sequence"]["arguments"])
+    assert module.embedding.num_embeddings == 100
+    assert tokens.dtype == torch.long
+
+
+@pytest.mark.parametrize("suite", ["examples", "default"])
+def test_a_suite_runs_every_reference_model(suite: str) -> None:
+    assert len({entry["model"] for entry in entries(suite).values()}) == REFERENCE_MODELS
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_default_models_are_deep_and_scale_by_arguments_they_have(name: str) -> None:
+    entry = DEFAULT[name]
+    known = set(inspect.signature(factory(entry)).parameters)
+    assert {*entry["arguments"], *entry["cuda_per_gib"]} <= known
+    module, *_ = factory(entry)(**entry["arguments"] | {"batch": 1})
+    blocks = getattr(module, "blocks", None) or module.body
+    assert isinstance(blocks, nn.Sequential)
+    assert len(blocks) >= 4
