@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from bench import __version__
+from bench.commands import baseline
+from bench.commands.check import check
+from bench.commands.compare import compare
 from bench.errors import BenchError
 from bench.loading import reference_models
 from bench.placing.placement import Options
 from bench.placing.strategies import known_strategies
 from bench.results.columns import COLUMNS, Row, rows_of
 from bench.results.record import Status
-from bench.results.store import Store, new_folder, point_latest
+from bench.results.store import Store, latest, made_folder, new_folder, point_latest, sole_writer
 from bench.results.summary import sentences
 from bench.results.table import model_tables, plain_table, rich_table
 from bench.running.progress import ProgressWatcher
@@ -40,6 +48,10 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; the only place where an error becomes a sentence."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends a run as Ctrl-C does
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × shows ? for it
     try:
         app()
     except BenchError as error:
@@ -89,8 +101,9 @@ def run(
     """
     pairs = [*(settings or []), *_settings(device, rounds, time_budget, timeout, resident)]
     chosen = select(_suite(suite, model), model or (), placement or (), pairs)
-    store = _resumed(out, chosen) if resume else _begun(out, chosen)
-    _measure(chosen, store)
+    chosen.check_models(Path.cwd())
+    with _opened(out, chosen, resume) as store:
+        _measure(chosen, store)
     rows = rows_of(store.measurements)
     _print_json(rows) if as_json else _print_tables(rows, store.folder)
     if any(row.case.status is not Status.OK for row in rows):
@@ -115,16 +128,20 @@ def _settings(
     return [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
 
 
-def _begun(out: Path | None, suite: Suite) -> Store:
-    if out is not None:
-        return Store.begin(out, suite.to_toml())
-    store = Store.begin(new_folder(RESULTS, suite.name), suite.to_toml())
-    point_latest(store.folder)
-    return store
-
-
-def _resumed(out: Path | None, suite: Suite) -> Store:
-    return Store.resume(out or RESULTS / "latest", suite.to_toml())
+@contextmanager
+def _opened(out: Path | None, suite: Suite, resume: bool) -> Iterator[Store]:
+    """Open the run's folder, a new one or one to go on with, for this run alone."""
+    if resume:
+        folder = out or latest(RESULTS)
+        with sole_writer(folder):
+            yield Store.resume(folder, suite.to_toml())
+    else:
+        folder = made_folder(out) if out else new_folder(RESULTS, suite.name)
+        with sole_writer(folder):
+            store = Store.begin(folder, suite.to_toml())
+            if out is None:
+                point_latest(folder)
+            yield store
 
 
 def _measure(suite: Suite, store: Store) -> None:
@@ -136,14 +153,20 @@ def _measure(suite: Suite, store: Store) -> None:
     except KeyboardInterrupt:
         kept = len(store.measurements)
         _err.print(
-            f"interrupted: {kept} of {rows} rows are in {store.folder}; go on with --resume --out {store.folder}"
+            f"interrupted: {kept} of {rows} rows are in {store.folder}; go on with --resume --out {store.folder}",
+            markup=False,
         )
         raise typer.Exit(INTERRUPTED) from None
 
 
 def _print_json(rows: list[Row]) -> None:
-    data = [{column.name: column.value(row) for column in COLUMNS} for row in rows]
+    data = [{column.name: _json_value(column.value(row)) for column in COLUMNS} for row in rows]
     print(json.dumps(data, indent=2))
+
+
+def _json_value(value: Any) -> Any:
+    """Write infinity, which JSON does not have, as the CSV does."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_tables(rows: list[Row], folder: Path) -> None:
@@ -152,6 +175,8 @@ def _print_tables(rows: list[Row], folder: Path) -> None:
         for note in table.notes:
             _out.print(f"  {note}", style="dim", markup=False)
         _out.print()
+    mark = "dimmed" if _out.is_terminal else "(in brackets)"
+    _out.print(f"{mark}: another placement is at least as good in both memory and time", style="dim", markup=False)
     for sentence in sentences(rows):
         _out.print(sentence, markup=False)
     _out.print(f"{len(rows)} rows in {folder / 'results.csv'}", markup=False)
@@ -183,6 +208,11 @@ def _list(entries: object) -> None:
     width = max(len(name) for name, _ in pairs)
     for name, meaning in pairs:
         _out.print(f"{name:<{width}}  {meaning}", markup=False)
+
+
+app.command()(compare)
+app.command()(check)
+app.add_typer(baseline.app, name="baseline")
 
 
 if __name__ == "__main__":

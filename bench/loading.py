@@ -7,11 +7,12 @@ location and loaded under a private alias; nothing of ours ever imports a packag
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,7 +35,7 @@ def load_attribute(reference: str, root: Path, error: type[BenchError] = ModelEr
     """
     if ":" not in reference:
         file, attribute = reference_file(reference)
-        module = _load_file(file, package=f"{_ALIAS}_models")
+        module = _load_file(file)
     else:
         source, _, attribute = reference.rpartition(":")
         module = _load(source, root, error)
@@ -44,12 +45,24 @@ def load_attribute(reference: str, root: Path, error: type[BenchError] = ModelEr
     return getattr(module, attribute)
 
 
+def check_reference(reference: str, root: Path) -> None:
+    """Refuse what is plainly not there, before anything is run; a module is only known once it is imported.
+
+    Raises:
+        ModelError: there is no such reference model, or no such file.
+    """
+    if ":" not in reference:
+        reference_file(reference)
+    else:
+        _check_file(reference.rpartition(":")[0], root, ModelError)
+
+
 def reference_models() -> dict[str, str]:
     """Return every reference model with the first line of its docstring, read without importing any."""
     return {
         f"{file.stem}.{function.name}": (ast.get_docstring(function) or "").partition("\n")[0]
         for file in sorted(_models_folder().glob("[!_]*.py"))
-        for function in ast.parse(file.read_text()).body
+        for function in ast.parse(file.read_bytes()).body
         if isinstance(function, ast.FunctionDef) and not function.name.startswith("_")
     }
 
@@ -74,7 +87,8 @@ def importable(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        with suppress(ValueError):  # the user's code may have taken it out
+            sys.path.remove(str(folder))
 
 
 def _models_folder() -> Path:
@@ -84,6 +98,7 @@ def _models_folder() -> Path:
 
 
 def _load(source: str, root: Path, error: type[BenchError]) -> ModuleType:
+    _check_file(source, root, error)
     try:
         with importable(root):
             return _load_file(root / source) if source.endswith(".py") else importlib.import_module(source)
@@ -92,18 +107,20 @@ def _load(source: str, root: Path, error: type[BenchError]) -> ModuleType:
     except ModuleNotFoundError as missing:
         hint = f"; looked in {root} and the installed packages" if missing.name == source.partition(".")[0] else ""
         raise error(f"{source} cannot be imported: no module named {missing.name!r}{hint}") from missing
-    except FileNotFoundError as missing:
-        raise error(f"{source}: no such file in {root}") from missing
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:
         raise error(f"{source} cannot be imported: {type(cause).__name__}: {cause}") from cause
 
 
-def _load_file(path: Path, package: str = f"{_ALIAS}_user") -> ModuleType:
-    """Import one file under a private alias; inside a package alias its relative imports work."""
-    path = path.resolve(strict=True)
-    _ensure_package(package, path.parent)
-    name = f"{package}.{path.stem}"
-    if name in sys.modules and sys.modules[name].__file__ == str(path):
+def _check_file(source: str, root: Path, error: type[BenchError]) -> None:
+    if source.endswith(".py") and not (root / source).is_file():
+        raise error(f"{source}: no such file in {root}")
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Import one file as part of its folder's alias, so that its relative imports work, now and later."""
+    path = path.resolve()
+    name = f"{_package_of(path.parent)}.{path.stem}"
+    if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -119,6 +136,9 @@ def _load_file(path: Path, package: str = f"{_ALIAS}_user") -> ModuleType:
     return module
 
 
-def _ensure_package(name: str, folder: Path) -> None:
+def _package_of(folder: Path) -> str:
+    """Return the alias of a folder, made a package; one for each, so that files of one name never meet."""
+    name = f"{_ALIAS}_{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
     package = sys.modules.setdefault(name, ModuleType(name))
     package.__path__ = [str(folder)]
+    return name

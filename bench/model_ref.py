@@ -27,7 +27,7 @@ class ModelRef(BaseModel):
     root: Path
 
     @classmethod
-    def parse(cls, text: str, root: Path, name: str | None = None, **arguments: Any) -> ModelRef:
+    def parse(cls, text: str, root: Path, name: str | None = None, /, **arguments: Any) -> ModelRef:
         """Read `reference[?argument=value[&argument=value]…]`; values are TOML, anything else is text.
 
         Raises:
@@ -49,5 +49,5 @@ def parse_value(text: str) -> Any:
     """Read one TOML value; what is none is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return text

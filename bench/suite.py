@@ -9,25 +9,23 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bench.errors import BenchError, SuiteError, unknown
+from bench.case import Case, explained, without
+from bench.errors import SuiteError, unknown
+from bench.loading import check_reference
 from bench.model_ref import ModelRef, parse_value
-from bench.placing.placement import Options, Placement, Region, first_problem
-from bench.placing.strategies import parse_strategy
-
-if TYPE_CHECKING:
-    from bench.placing.outline import Outline
+from bench.placing.placement import first_problem
 
 SHIPPED = Path(__file__).parent / "suites"
 REFERENCE = "none"
 USUAL = (REFERENCE, "each", "each-but-last", "every:2", "sqrt")
 """The placements of a model given without a suite."""
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
+_FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Settings(BaseModel):
@@ -45,7 +43,7 @@ class Settings(BaseModel):
         resident: measure the resident set as well, in a process of its own a case.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     devices: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("auto",)
     dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
@@ -56,76 +54,6 @@ class Settings(BaseModel):
     time_budget_s: Annotated[float, Field(gt=0)] = 10.0
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     resident: bool = False
-
-
-class Case(Options):
-    """A placement to measure: a strategy, resolved once the model is built, or the regions themselves.
-
-    Written as a string it is a strategy or the path of a placement file. As a table it has `strategy`, `file` or
-    `regions`; options beside them hold for every region that does not say otherwise.
-    """
-
-    name: str
-    strategy: str | None = None
-    regions: Annotated[tuple[Region, ...], Field(strict=False)] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expanded(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            data = {"file" if data.endswith((".toml", ".json")) else "strategy": data}
-        if not isinstance(data, dict):
-            return data
-        if isinstance(data.get("file"), str):
-            placement = _explained(Placement.load, data["file"])
-            data = {"name": placement.name, "regions": placement.regions} | _without(data, "file")
-        if isinstance(data.get("strategy"), str):
-            options = {name: data[name] for name in Options.model_fields if name in data}
-            data = {"name": data["strategy"] + _written(options)} | data
-        return data
-
-    @field_validator("strategy")
-    @classmethod
-    def _known(cls, strategy: str | None) -> str | None:
-        if strategy is not None:
-            _explained(parse_strategy, strategy)
-        return strategy
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.strategy is None) == (not self.regions):
-            raise ValueError("give one of strategy, file or regions")
-        return self
-
-    def place(self, outline: Outline) -> Placement:
-        """Make the placement for a model.
-
-        Raises:
-            PlacementError: the model does not have what the strategy asks for.
-        """
-        regions = parse_strategy(self.strategy).place(outline).regions if self.strategy else self.regions
-        return Placement(name=self.name, regions=tuple(self._filled(region) for region in regions))
-
-    def _filled(self, region: Region) -> Region:
-        """Give a region the table's options, where it does not have its own."""
-        own = region.changed()
-        return region.model_copy(update={name: value for name, value in self.changed().items() if name not in own})
-
-
-def _explained(read: Any, text: str) -> Any:
-    """Let pydantic put the key before what a reader complains of."""
-    try:
-        return read(text)
-    except BenchError as error:
-        raise ValueError(str(error)) from error
-
-
-def _without(data: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name != key}
-
-
-def _written(options: dict[str, Any]) -> str:
-    return "".join(f"+{name}={str(value).lower()}" for name, value in options.items())
 
 
 class ModelEntry(BaseModel):
@@ -158,7 +86,7 @@ class ModelEntry(BaseModel):
     @field_validator("model")
     @classmethod
     def _readable(cls, model: str) -> str:
-        _explained(lambda text: ModelRef.parse(text, Path()), model)
+        explained(lambda text: ModelRef.parse(text, Path()), model)
         return model
 
     def ref(self, root: Path, device: Device) -> ModelRef:
@@ -207,7 +135,7 @@ class Suite(BaseModel):
     @classmethod
     def _with_reference(cls, cases: tuple[Case, ...]) -> tuple[Case, ...]:
         plain = Case.model_validate(REFERENCE)
-        return (plain, *(case for case in cases if case.name != REFERENCE))
+        return (plain, *(case for case in cases if case != plain))
 
     @model_validator(mode="after")
     def _unambiguous(self) -> Self:
@@ -234,9 +162,18 @@ class Suite(BaseModel):
             for entry in self.models
         ]
 
+    def check_models(self, root: Path) -> None:
+        """Refuse models that are plainly not there, before anything is run.
+
+        Raises:
+            ModelError: there is no such reference model, or no such file.
+        """
+        for entry in self.models:
+            check_reference(ModelRef.parse(entry.model, root).reference, root)
+
     def to_toml(self) -> str:
         """Return the suite as a file that `load_suite` reads back to the same suite."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_defaults=True))
+        return tomli_w.dumps(self.model_dump(exclude_defaults=True))
 
 
 def _refuse_twice(kind: str, names: Iterable[str]) -> None:
@@ -288,7 +225,7 @@ def select(suite: Suite, models: Iterable[str], placements: Iterable[str], setti
     if chosen := list(placements):
         data["placements"] = chosen
         data["models"] = [
-            _without(entry, "placements") if isinstance(entry, dict) else entry for entry in data["models"]
+            without(entry, "placements") if isinstance(entry, dict) else entry for entry in data["models"]
         ]
     data["settings"] = data.get("settings", {}) | dict(_setting(pair) for pair in settings)
     return _validated(data, f"suite {suite.name}")
@@ -303,7 +240,7 @@ def _setting(pair: str) -> tuple[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SuiteError(f"suite {path}: {error.strerror}") from error
     except ValueError as error:

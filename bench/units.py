@@ -5,7 +5,10 @@ MiB is 2**20 bytes and GiB 2**30; MB and GB are never printed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+from bench.errors import BenchError
 
 _BYTES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
@@ -14,7 +17,8 @@ _FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0,
 
 def _scaled(value: float, scale: Sequence[tuple[float, str]]) -> str:
     factor, unit = next((step for step in scale if abs(value) >= step[0]), scale[-1])
-    return f"{value / factor:.3g} {unit}" if abs(value) < 1000 * factor else f"{value / factor:.0f} {unit}"
+    count = value / factor
+    return f"{count:.3g} {unit}" if abs(count) < 999.5 else f"{count:.0f} {unit}"
 
 
 def format_bytes(count: int) -> str:
@@ -46,3 +50,15 @@ def format_percent(share: float) -> str:
     """`73 %` of a share of 0.73; a fraction of a percent keeps one digit."""
     percent = 100 * share
     return f"{percent:.0f} %" if abs(percent) >= 10 or percent == 0 else f"{percent:.1f} %"
+
+
+def parse_percent(text: str) -> float:
+    """Read `5%`, `0.5 %` or `0` as a share.
+
+    Raises:
+        BenchError: it is none, or below zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%|0", text.strip())
+    if match is None:
+        raise BenchError(f"{text!r} is not a percentage: write 5% or 0.5%")
+    return float(match[1] or 0) / 100

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -84,6 +84,16 @@ def applied(model: nn.Module, placement: Placement) -> Iterator[Handle]:
         handle.remove()
 
 
+class _Due(NamedTuple):
+    """The call a region is waiting for: which member's, and what it has to be given."""
+
+    position: int
+    output: Any
+    rest: tuple[Any, ...]
+    keywords: dict[str, Any]
+    versions: list[int]
+
+
 class _RegionRun:
     """A region at work: stands as the forward of its first member and runs them all under one checkpoint."""
 
@@ -93,13 +103,13 @@ class _RegionRun:
         self.names = site.names
         self._checkpointed = _checkpointer(site.region, batch_norms(site.members))
         self._steps = _steps(site)
-        self._handed: tuple[int, Any, tuple[Any, ...], dict[str, Any]] | None = None
+        self._due: _Due | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._handed = None
+        self._due = None
         output = self.inline(*args, **kwargs)
         if len(self.names) > 1:
-            self._handed = (1, output, args[1:], kwargs)
+            self._due = _Due(1, output, args[1:], kwargs, _versions((output, args[1:], kwargs)))
         return output
 
     def inline(self, *args: Any, **kwargs: Any) -> Any:
@@ -110,21 +120,23 @@ class _RegionRun:
 
     def hand_on(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer the call to a later member with the region's result, if the call is the one assumed."""
-        expected, output, rest, keywords = self._handed or (None, None, (), {})
+        due, self._due = self._due, None
         name, before = self.names[position], self.names[position - 1]
-        if position != expected:
+        if due is None or position != due.position:
             raise PlacementError(
                 f"{name} was called out of turn: its region assumes that it follows {before} in every step"
             )
-        if not args or args[0] is not output:
+        if not args or not _same(args[0], due.output):
             raise PlacementError(f"{name} did not get what {before} returned: end the region before {name}")
-        if not _same(args[1:], rest) or not _same(kwargs, keywords):
+        if not _same(args[1:], due.rest) or not _same(kwargs, due.keywords):
             raise PlacementError(
                 f"{name} got other further arguments than {self.names[0]}: end the region before {name}"
             )
-        last = position == len(self.names) - 1
-        self._handed = None if last else (position + 1, output, rest, keywords)
-        return output
+        if _versions((due.output, due.rest, due.keywords)) != due.versions:
+            raise PlacementError(f"{name} got a tensor changed in place after {before}: end the region before {name}")
+        if position < len(self.names) - 1:
+            self._due = due._replace(position=position + 1)
+        return due.output
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         value, *rest = args if args else (None,)
@@ -173,6 +185,12 @@ def _same(left: Any, right: Any) -> bool:
     return left_spec == right_spec and all(
         a is b or _equal_plain(a, b) for a, b in zip(left_leaves, right_leaves, strict=True)
     )
+
+
+def _versions(values: Any) -> list[int]:
+    """Return how often each tensor in a structure was written to; where torch does not count, neither does this."""
+    tensors = (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor))
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
 
 def _equal_plain(left: Any, right: Any) -> bool:

@@ -1,9 +1,9 @@
 """The grammar of region paths and of module patterns, on plain text.
 
 A path names modules from the root: `encoder.layers[2].mlp`. Brackets index or slice the children of a container
-(`Sequential`, `ModuleList`, `ModuleDict`), and `blocks.2` means `blocks[2]`. A plain slice at the end is one region
-over neighbours (`blocks[0:4]`); a slice with a step, or one with more path behind it, is one region a member
-(`transformer.h[::2]`, `h[0:4].mlp`). The empty path is the model itself.
+(`Sequential`, `ModuleList`, `ModuleDict`) by position; `blocks.2` is the child named `2`, as in a state dict. A plain
+slice at the end is one region over neighbours (`blocks[0:4]`); a slice with a step, or one with more path behind it, is
+one region a member (`transformer.h[::2]`, `h[0:4].mlp`). The empty path is the model itself.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from fnmatch import fnmatchcase
 
 from bench.errors import PlacementError
 
-_INDEX = re.compile(r"\[(?:(-?\d+)|(-?\d*):(-?\d*)(?::(-?\d+))?)\]")
-_NAME = re.compile(r"[^.\[\]]+")
+_PART = re.compile(r"(?:\A|(?!\A)\.)([^.\[\]]+)|\[(?:(-?\d+)|(-?\d+)?:(-?\d+)?(?::(\d+))?)\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,31 +52,20 @@ def parse_path(path: str) -> tuple[Part, ...]:
     parts: list[Part] = []
     position = 0
     while position < len(path):
-        name = _NAME.match(path, position)
-        if name and (not parts or path[position - 1] == "."):
-            parts.append(_child(name[0]))
-            position = name.end()
-        elif index := _INDEX.match(path, position):
-            parts.append(_index(index, path))
-            position = index.end()
-        else:
+        part = _PART.match(path, position)
+        if part is None:
             raise _unreadable(path)
-        if path.startswith(".", position) and position + 1 < len(path):
-            position += 1
+        parts.append(part[1] or _index(part, path))
+        position = part.end()
     return tuple(parts)
 
 
-def _child(name: str) -> Part:
-    return Index(start=int(name), single=True) if name.isdecimal() else name
-
-
 def _index(match: re.Match[str], path: str) -> Index:
-    single, start, stop, step = match.groups()
+    single, start, stop, step = (int(text) if text else None for text in match.groups()[1:])
     if single is not None:
-        return Index(start=int(single), single=True)
-    if step is not None and int(step) <= 0:
+        return Index(start=single, single=True)
+    if step == 0:
         raise _unreadable(path)
-    start, stop, step = (int(text) if text else None for text in (start, stop, step))
     return Index(start=start, stop=stop, step=step)
 
 

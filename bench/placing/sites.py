@@ -75,6 +75,7 @@ class _Place(NamedTuple):
     """A module reached by a path, and where it stands among its parent's children."""
 
     path: str
+    name: str
     module: nn.Module
     parent: str | None
     position: int
@@ -84,14 +85,16 @@ class _Tree:
     """A model's modules by path, each parent's children listed once however many regions name them."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.root = _Place("", model, None, 0)
+        self.root = _Place("", "", model, None, 0)
         self._children: dict[str, list[_Place]] = {}
 
     def children(self, place: _Place) -> list[_Place]:
         if place.path not in self._children:
             prefix = f"{place.path}." if place.path else ""
             found = enumerate(children_of(place.module))
-            self._children[place.path] = [_Place(prefix + name, child, place.path, at) for at, (name, child) in found]
+            self._children[place.path] = [
+                _Place(prefix + name, name, child, place.path, at) for at, (name, child) in found
+            ]
         return self._children[place.path]
 
 
@@ -110,9 +113,22 @@ def _locate(tree: _Tree, region: Region) -> list[Site]:
 
 
 def _site(region: Region, run: list[_Place]) -> Site:
+    _refuse_uncallable(region, run)
     start, stop = run[0].position, run[-1].position + 1
     names, members = tuple(place.path for place in run), tuple(place.module for place in run)
     return Site(region=region, parent=run[0].parent, start=start, stop=stop, names=names, members=members)
+
+
+def _refuse_uncallable(region: Region, run: list[_Place]) -> None:
+    """Refuse what nothing ever calls, above all the lists themselves: a region there would do nothing, unnoticed."""
+    for place in run:
+        if type(place.module).forward is nn.Module.forward and "forward" not in vars(place.module):
+            inside = ", ".join(name for name, _ in children_of(place.module)[:12]) or "no module"
+            kind = type(place.module).__name__
+            raise PlacementError(
+                f"region {region.path!r}: {place.path or 'the model'} is a {kind}, which has no forward to checkpoint; "
+                f"inside it is {inside}"
+            )
 
 
 def _select(tree: _Tree, region: Region, place: _Place, part: str | Index) -> list[_Place]:
@@ -124,10 +140,11 @@ def _select(tree: _Tree, region: Region, place: _Place, part: str | Index) -> li
     children = tree.children(place)
     where = place.path or "the model"
     if isinstance(part, str):
-        names = {child.path.rpartition(".")[2]: child for child in children}
-        if part not in names:
-            raise PlacementError(f"region {region.path!r} matches nothing in {where}: {unknown('module', part, names)}")
-        return [names[part]]
+        named = [child for child in children if child.name == part]
+        if not named:
+            problem = unknown("module", part, (child.name for child in children))
+            raise PlacementError(f"region {region.path!r} matches nothing in {where}: {problem}")
+        return named
     if not isinstance(place.module, CONTAINERS):
         chains = ", ".join(map(str, outline(tree.root.module).chains)) or "no chain"
         kind = type(place.module).__name__

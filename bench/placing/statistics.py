@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+_UNCOUNTED = torch.empty((), dtype=torch.long, device="meta")
 
 
 def batch_norms(modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -20,12 +23,14 @@ def frozen_statistics(norms: Iterable[Any]) -> Iterator[None]:
     """Run batch norms in training mode without touching their running statistics.
 
     A momentum of zero keeps mean and variance bit for bit while the kernel saves the same tensors as in the forward,
-    which torch's checkpoint insists on; without its counter a norm counts no batch.
+    which torch's checkpoint insists on. A counter without memory counts in place of the real one: `SyncBatchNorm` will
+    not run without any.
     """
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
-        for norm, _, _ in before:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+        for norm, _, counter in before:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None if counter is None else _UNCOUNTED
         yield
     finally:
         for norm, momentum, counter in before:

@@ -106,8 +106,10 @@ def _options(text: str, pairs: list[str]) -> Options:
     values: dict[str, object] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if name not in Options.model_fields or not equals:
+        if name not in Options.model_fields:
             raise PlacementError(f"placement {text!r}: {unknown('option', name, Options.model_fields)}")
+        if not equals:
+            raise PlacementError(f"placement {text!r}: write {name}=value")
         values[name] = {"true": True, "false": False}.get(value, value)
     try:
         return Options.model_validate(values)
@@ -160,7 +162,8 @@ def _nested(length: int, count: int, start: int = 0) -> list[Span]:
 def _modules(strategy: Strategy, outline: Outline) -> list[str]:
     pattern = strategy.argument or ""
     scope = f"{strategy.path}." if strategy.path else ""
-    found = [path for path in outline.modules if path.startswith(scope) and matches(pattern, path[len(scope) :])]
+    inside = [path for path in outline.modules if path and path.startswith(scope)]
+    found = [path for path in inside if matches(pattern, path.removeprefix(scope))]
     if not found:
         some = ", ".join([path for path in outline.modules if path][:12])
         raise PlacementError(f"{strategy.text}: no module matches; the model's begin {some}")

@@ -32,12 +32,40 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column of `results.csv`; `value` answers None where the number is absent, and the cell stays empty."""
+    """One column of `results.csv`.
+
+    Attributes:
+        unit: of a number; a column with one is read back as a number, whole for what is counted.
+        value: answers None where the number is absent, and the cell stays empty.
+    """
 
     name: str
     unit: str
     meaning: str
     value: Callable[[Row], Any]
+
+    def parse(self, cell: str) -> Any:
+        """Read a cell back; an empty one is None.
+
+        Raises:
+            ValueError: it is not of the column's kind.
+        """
+        if not cell:
+            return None
+        return _PARSERS.get(self.unit, str)(cell)
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "bytes": int,
+    "FLOP": int,
+    "blocks": int,
+    "rounds": int,
+    "threads": int,
+    "s": float,
+    "×": float,
+    "difference": float,
+    "yes/no": {"true": True, "false": False}.__getitem__,
+}
 
 
 def rows_of(measurements: list[Measurement]) -> list[Row]:
@@ -81,6 +109,13 @@ def _column(name: str, unit: str, meaning: str, value: Callable[[Row], Any] | No
     return Column(name=name, unit=unit, meaning=meaning, value=value or _case(name))
 
 
+def cell_text(value: object) -> str:
+    """Write a value as a cell; nothing for None, never 0."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
+
+
 COLUMNS = (
     _column("suite", "", "the suite that was run"),
     _column("model", "", "the model, as the suite names it"),
@@ -96,20 +131,18 @@ COLUMNS = (
     _column("peak_ratio", "×", "peak over the peak of `none`", lambda row: row.peak_ratio),
     _column("held_bytes", "bytes", "allocated at the end of forward, above the start", _part("memory", "held_bytes")),
     _column("peak_phase", "", "phase the peak falls in; recomputation is in `backward`", _part("memory", "peak_phase")),
-    _column("repeatable", "", "whether both memory passes found the same peak", _part("memory", "repeatable")),
+    _column("repeatable", "yes/no", "whether both memory passes found the same peak", _part("memory", "repeatable")),
     _column("step_median_s", "s", "median time of a step", _timing(step_median_s)),
     _column("step_iqr_s", "s", "interquartile range of the step time", _timing(step_iqr_s)),
     _column("step_ratio", "×", "median of the ratios to `none` within each round", _ratio("median")),
     _column("step_ratio_low", "×", "lower end of its 95 % bootstrap interval", _ratio("low")),
     _column("step_ratio_high", "×", "upper end of its 95 % bootstrap interval", _ratio("high")),
-    _column(
-        "rounds", "", "timed rounds, each running every placement once", _timing(lambda timing: len(timing.step_s))
-    ),
+    _column("rounds", "rounds", "timed, each running every placement once", _timing(lambda timing: len(timing.step_s))),
     _column("forward_flops", "FLOP", "floating-point operations of the forward pass", _part("flops", "forward")),
     _column("recompute_flops", "FLOP", "what the placement adds to the plain step's", _part("flops", "recompute")),
     _column("uncounted_ops", "", "operators on floats without a FLOP formula", _uncounted),
     _column("gradients", "", "`bitwise`, `noise`, `close` or `different` from `none`", _part("equality", "gradients")),
-    _column("gradients_max_abs_diff", "", "greatest absolute difference", _part("equality", "gradients_max_abs_diff")),
+    _column("gradients_max_abs_diff", "difference", "greatest, absolute", _part("equality", "gradients_max_abs_diff")),
     _column("gradients_worst", "", "the parameter that has it", _part("equality", "gradients_worst")),
     _column("loss", "", "`equal` or `different`, bit for bit", _part("equality", "loss")),
     _column("buffers", "", "`equal` or `different` after the step, bit for bit", _part("equality", "buffers")),
@@ -122,7 +155,7 @@ COLUMNS = (
     _column("torch", "", "version", _part("environment", "torch")),
     _column("python", "", "version", _part("environment", "python")),
     _column("device_name", "", "processor or GPU", _part("environment", "device_name")),
-    _column("threads", "", "intra-op threads of torch", _part("environment", "threads")),
+    _column("threads", "threads", "intra-op threads of torch", _part("environment", "threads")),
     _column("commit", "", "of the model's repository, `+` when it has changes", _part("environment", "commit")),
     _column("measured_at", "", "UTC"),
 )

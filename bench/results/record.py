@@ -14,9 +14,9 @@ from bench.placing.placement import Placement
 
 
 class Record(BaseModel):
-    """Base of the records: frozen, and strict about what it does not know."""
+    """Base of the records: frozen, and strict about what it does not know. In JSON an infinite number is a string."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Status(StrEnum):
@@ -116,7 +116,7 @@ class Flops(Record):
 
     forward: int
     total: int
-    recompute: int | None
+    recompute: int | None = None
     uncounted_ops: tuple[str, ...]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 from bench.results.record import Timing
 
@@ -37,15 +38,22 @@ def step_iqr_s(timing: Timing) -> float:
 def step_ratio(timing: Timing) -> Interval:
     """Step time over the plain step's, as the median of the ratios within each round, with a 95 % interval.
 
-    Pairing within a round cancels what slows the whole machine. The interval is the percentile bootstrap (Efron) of
-    the median, seeded, so that the same samples always give the same interval; fewer than five rounds give none, as
-    their resamples cannot reach a 95 % level.
+    Pairing within a round cancels what slows the whole machine. The interval is the percentile bootstrap of the median
+    with its tails expanded for few samples (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, 4.3;
+    plain percentiles cover 88 % at seven rounds). It is seeded, so the same samples always give the same interval.
+    Fewer than five rounds give none: not even their whole range would reach 93 %.
     """
     ratios = np.divide(timing.step_s, timing.reference_s)
     median = float(np.median(ratios))
     if len(ratios) < 5:
         return Interval(median=median, low=None, high=None)
     picks = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    tail = (1 - CONFIDENCE) / 2
+    tail = expanded_tail(len(ratios))
     low, high = np.quantile(np.median(ratios[picks], axis=1), [tail, 1 - tail])
     return Interval(median=median, low=float(low), high=float(high))
+
+
+def expanded_tail(count: int) -> float:
+    """Return the share of resamples to leave out at each end for so many samples, under `CONFIDENCE`'s own."""
+    quantile = stdtrit(count - 1, (1 - CONFIDENCE) / 2)
+    return float(ndtr(np.sqrt(count / (count - 1)) * quantile))

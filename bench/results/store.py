@@ -10,9 +10,11 @@ results/latest -> the run last begun
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,7 +23,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench.errors import StorageError
-from bench.results.columns import COLUMNS, rows_of
+from bench.results.columns import COLUMNS, cell_text, rows_of
 from bench.results.record import Environment, Measurement
 
 RECORDS = "measurements.jsonl"
@@ -37,9 +39,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        kept = folder / "environment.json"
-        entries = json.loads(kept.read_text()) if kept.exists() else {}
-        self.environments = {device: Environment.model_validate(entry) for device, entry in entries.items()}
+        self.environments = _read_environments(folder / "environment.json")
         self._rows = {row.key: row for row in read_measurements(folder)}
 
     @property
@@ -54,10 +54,9 @@ class Store:
         Raises:
             StorageError: the folder already holds a run, or cannot be written.
         """
+        made_folder(folder)
         if (folder / RECORDS).exists():
             raise StorageError(f"{folder} already holds a run: choose another --out, or go on with it by --resume")
-        with _explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "suite.toml", suite_toml)
         write_whole(folder / RECORDS, "")
         return cls(folder)
@@ -70,7 +69,8 @@ class Store:
             StorageError: there is no run, or it is of another suite or other settings.
         """
         store = cls(folder)
-        if (folder / "suite.toml").read_text() != suite_toml:
+        kept = folder / "suite.toml"
+        if not kept.exists() or kept.read_bytes() != suite_toml.encode():
             raise StorageError(f"{folder} ran another suite, or with other settings: give the same, or begin a new run")
         store._replace(RECORDS, "".join(map(_line, store._rows.values())))
         return store
@@ -101,11 +101,12 @@ class Store:
 
     def _append(self, line: str) -> None:
         path = self.folder / RECORDS
-        with _explained(path), path.open("ab") as file:
+        with _explained(path), path.open("ab", buffering=0) as file:
             whole = file.tell()
+            rest = memoryview(line.encode())
             try:
-                file.write(line.encode())
-                file.flush()
+                while rest:
+                    rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(whole)
@@ -113,6 +114,15 @@ class Store:
 
     def _replace(self, name: str, text: str) -> None:
         write_whole(self.folder / name, text)
+
+
+def _read_environments(path: Path) -> dict[str, Environment]:
+    if not path.exists():
+        return {}
+    try:
+        return {device: Environment.model_validate(entry) for device, entry in json.loads(path.read_bytes()).items()}
+    except ValueError as error:
+        raise StorageError(f"{path} is not as rematbench writes it: begin a new run") from error
 
 
 def _changes(before: Environment, now: Environment) -> str:
@@ -144,23 +154,35 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with _explained(path):
         try:
-            temporary.write_text(text, newline="")
+            temporary.write_text(text, encoding="utf-8", newline="")
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
+def made_folder(folder: Path) -> Path:
+    """Return a folder, made if it was not there.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def new_folder(results: Path, suite: str, now: datetime | None = None) -> Path:
-    """Make `results/<suite>-<timestamp>`, which no other run has.
+    """Make `results/<suite>-<timestamp>`, which no other run has; what is no part of a file name becomes `-`.
 
     Raises:
         StorageError: the results folder cannot be written.
     """
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
+    name = re.sub(r"[^\w.-]+", "-", suite, flags=re.ASCII)
     with _explained(results):
         results.mkdir(parents=True, exist_ok=True)
         for suffix in ("", *(f"-{number}" for number in range(2, 100))):
-            folder = results / f"{suite}-{stamp}{suffix}"
+            folder = results / f"{name}-{stamp}{suffix}"
             try:
                 folder.mkdir()
             except FileExistsError:
@@ -182,6 +204,38 @@ def point_latest(folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def latest(results: Path) -> Path:
+    """Return the run that `latest` points to now, by its own name: the link moves when another run begins."""
+    return results / (results / "latest").resolve().name
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder for the length of a `with` block; the lock never outlives this process.
+
+    Raises:
+        StorageError: another run is writing to it, or there is no such folder.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"{folder} holds no run: {error.strerror}") from error
+    try:
+        _lock(folder, descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(folder: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StorageError(f"{folder}: another run is writing to it; wait for its end, or begin a new run") from error
+    except OSError:
+        return  # a file system without locks goes without
+
+
 def read_measurements(folder: Path) -> list[Measurement]:
     """Read a run's rows; a last line cut short by a crash is left out.
 
@@ -190,7 +244,7 @@ def read_measurements(folder: Path) -> list[Measurement]:
     """
     path = folder / RECORDS
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise StorageError(f"{folder} holds no run: {path.name}: {error.strerror}") from error
     rows: dict[tuple[str, str, str, str], Measurement] = {}
@@ -198,7 +252,7 @@ def read_measurements(folder: Path) -> list[Measurement]:
         try:
             measurement = Measurement.model_validate_json(line)
         except ValidationError as error:
-            if number == len(lines) and not line.endswith("\n"):
+            if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise StorageError(f"{path}, line {number} is no measurement of this version of rematbench") from error
         rows[measurement.key] = measurement
@@ -211,11 +265,5 @@ def csv_text(measurements: list[Measurement]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in COLUMNS)
     for row in rows_of(measurements):
-        writer.writerow(_cell(column.value(row)) for column in COLUMNS)
+        writer.writerow(cell_text(column.value(row)) for column in COLUMNS)
     return text.getvalue()
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value)

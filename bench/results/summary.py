@@ -18,17 +18,29 @@ def sentences(rows: Sequence[Row]) -> list[str]:
 
 
 def _best(rows: Sequence[Row]) -> Iterator[str]:
-    saving = [row for row in rows if row.peak_ratio is not None and row.peak_ratio < 1]
+    """Name the greatest saving among the placements that leave training alone, the cheaper of two alike."""
+    saving = [
+        row for row in rows if row.peak_ratio is not None and row.peak_ratio < 0.99 and not _changes_training(row)
+    ]
     if not saving:
         return
-    best = min(saving, key=lambda row: row.peak_ratio or 1.0)
+    best = min(saving, key=lambda row: (row.peak_ratio, _time_ratio(row) or 0.0))
     saved = format_percent(1 - (best.peak_ratio or 1.0))
     yield f"`{best.case.placement}` saves {saved} of the peak of {best.case.model}{_price(best)}."
 
 
-def _price(row: Row) -> str:
+def _changes_training(row: Row) -> bool:
+    return row.case.equality is not None and row.case.equality.gradients == "different"
+
+
+def _time_ratio(row: Row) -> float | None:
     timing = row.case.timing
-    return f" for {format_ratio(step_ratio(timing).median)} the step time" if timing and timing.reference_s else ""
+    return step_ratio(timing).median if timing and timing.reference_s else None
+
+
+def _price(row: Row) -> str:
+    ratio = _time_ratio(row)
+    return "" if ratio is None else f" for {format_ratio(ratio)} the step time"
 
 
 def _worst(rows: Sequence[Row]) -> Iterator[str]:
@@ -50,7 +62,7 @@ def _held_ratio(row: Row) -> float | None:
 
 def _sameness(rows: Sequence[Row]) -> Iterator[str]:
     judged = [row.case for row in rows if row.case.equality]
-    wrong = [case for case in judged if case.equality and case.equality.gradients == "different"]
+    wrong = [row.case for row in rows if _changes_training(row)]
     touched = [case for case in judged if case.equality and case.equality.buffers == "different"]
     if wrong:
         yield f"Gradients are different under {_named(wrong)}: training changes."

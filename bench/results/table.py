@@ -83,10 +83,14 @@ def _equality_cells(row: Row) -> tuple[str, str, str]:
 
 
 def rich_table(table: ModelTable) -> Table:
-    """Draw a table for a terminal: dominated placements dimmed, failures and differences in red."""
-    drawn = Table(title=table.title, title_justify="left", title_style="bold", expand=False)
+    """Draw a table for a terminal: dominated placements dimmed, failures and differences in red.
+
+    It is as wide as what it says: a narrow terminal breaks its lines, where rich would leave out whole columns.
+    """
+    drawn = Table(title=Text(table.title, style="bold"), title_justify="left", expand=False)
     for place, name in enumerate(HEADER):
-        drawn.add_column(name, justify="left" if place == 0 or place > 6 else "right", no_wrap=place > 0)
+        width = max(len(cells[place]) for cells in (HEADER, *(line.cells for line in table.lines)))
+        drawn.add_column(name, justify="left" if place == 0 or place > 6 else "right", min_width=width, no_wrap=True)
     for line in table.lines:
         style = "red" if line.failed else "dim" if line.dominated else ""
         drawn.add_row(*(Text(cell, style="red" if cell == "different" else "") for cell in line.cells), style=style)

@@ -11,16 +11,22 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from bench.errors import BenchError
+from bench.errors import BenchError, StorageError
 from bench.results.record import Record, Status
 from bench.running.protocol import MESSAGE, Began, Done, Failed, Refused
 
 START_LIMIT_S = 300.0
 """A worker that has not said anything by then, with nothing of the user's run yet, is broken."""
+
+END_LIMIT_S = 10.0
+"""A worker that has closed its end of the channel is gone by then, or hangs and is ended."""
+
+LOOK_S = 1.0
+"""How often to look whether the worker still lives: a process that it forked may hold the channel open after it."""
 
 
 class Worker:
@@ -45,7 +51,7 @@ class Worker:
         self._channel, theirs = os.pipe()
         command = [sys.executable, "-P", "-m", "bench.running.worker", str(theirs)]
         try:
-            with self._log.open("ab") as log:
+            with _appended(self._log) as log:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
@@ -58,15 +64,17 @@ class Worker:
         finally:
             os.close(theirs)
         assert self._process.stdin is not None
-        self._process.stdin.write(self._order.model_dump_json().encode() + b"\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended already, and `messages` says how
+            self._process.stdin.write(self._order.model_dump_json().encode() + b"\n")
+            self._process.stdin.flush()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._kill()
         os.close(self._channel)
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def messages(self) -> Iterator[Any]:
         """Yield what the worker says, and last of all how it ended, if it did not end well.
@@ -93,33 +101,55 @@ class Worker:
         yield self._lost(current, started, timed_out=time.monotonic() >= self._deadline)
 
     def _lines(self) -> Iterator[bytes]:
-        """Yield whole lines until the worker closes its end or the deadline, which may move, has passed."""
+        """Yield whole lines, as long as there are chunks."""
         buffer = b""
+        for chunk in self._chunks():
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            yield from lines
+
+    def _chunks(self) -> Iterator[bytes]:
+        """Yield what comes until the worker ends, closes the channel, or has passed the deadline, which may move."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ)
-            while selector.select(max(0.0, self._deadline - time.monotonic())):
-                chunk = os.read(self._channel, 1 << 16)
-                if not chunk:
+            while True:
+                ended = self._process.poll() is not None
+                left_s = self._deadline - time.monotonic()
+                if selector.select(0 if ended else max(0.0, min(left_s, LOOK_S))):
+                    chunk = os.read(self._channel, 1 << 16)
+                    if not chunk:
+                        return
+                    yield chunk
+                elif ended or left_s <= 0:
                     return
-                *lines, buffer = (buffer + chunk).split(b"\n")
-                yield from lines
 
     def _lost(self, current: Began, started: bool, timed_out: bool) -> Failed:
         stage = current.stage if started else "starting"
         if timed_out:
-            self._kill()
-            limit_s = self._timeout_s if started else START_LIMIT_S
-            message = f"{stage}: not done after {limit_s:g} s; --timeout sets the limit"
+            limit = f"{self._timeout_s:g} s; --timeout sets the limit" if started else f"{START_LIMIT_S:g} s"
+            message = f"{stage}: not done after {limit}"
             return Failed(placement=current.placement, status=Status.TIMEOUT, message=message)
-        code = self._process.wait()
-        message = f"{stage}: {_cause(code)}; its output is in {self._log.name}"
+        message = f"{stage}: {self._end()}; its output is in {self._log.name}"
         return Failed(placement=current.placement, status=Status.KILLED, message=message)
+
+    def _end(self) -> str:
+        """Wait for a worker that has closed the channel, and say how it ended."""
+        try:
+            return _cause(self._process.wait(END_LIMIT_S))
+        except subprocess.TimeoutExpired:
+            return "the worker closed its connection to the runner and went on"
 
     def _kill(self) -> None:
         """End the worker and whatever it started, and wait for it."""
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # the latter is how macOS says that all have ended
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def _appended(log: Path) -> BinaryIO:
+    try:
+        return log.open("ab")
+    except OSError as error:
+        raise StorageError(f"{log}: {error.strerror}") from error
 
 
 def _read(line: bytes) -> Any:

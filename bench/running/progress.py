@@ -14,6 +14,19 @@ from bench.suite import Device, Job
 from bench.units import format_bytes, format_seconds
 
 
+class SilentWatcher:
+    """Shows nothing."""
+
+    def probed(self, device: Device, environment: Environment, meter: str) -> None:
+        """A device answered."""
+
+    def began(self, job: Job, began: Began) -> None:
+        """A worker turned to a placement."""
+
+    def row(self, measurement: Measurement) -> None:
+        """A row is there."""
+
+
 class ProgressWatcher:
     """Shows a run. A row counts twice, once measured and once timed, so that the estimate follows the work.
 
@@ -28,7 +41,7 @@ class ProgressWatcher:
         self._parts = 2 if timed else 1
         self._total = rows * self._parts
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -53,10 +66,8 @@ class ProgressWatcher:
         """Print the device and how its meter did."""
         threads = f", {environment.threads} threads" if device.capacity_bytes is None else ""
         capacity = f", {format_bytes(device.capacity_bytes)}" if device.capacity_bytes is not None else ""
-        self._console.print(
-            f"{device.name}: {environment.device_name}{threads}{capacity}, torch {environment.torch}", highlight=False
-        )
-        self._console.print(f"{device.name}: {meter}", highlight=False)
+        self._print(f"{device.name}: {environment.device_name}{threads}{capacity}, torch {environment.torch}")
+        self._print(f"{device.name}: {meter}")
 
     def began(self, job: Job, began: Began) -> None:
         """Move the bar's words to what is being done."""
@@ -67,13 +78,15 @@ class ProgressWatcher:
     def row(self, measurement: Measurement) -> None:
         """Count a row, and write its line once it is complete."""
         complete = self._parts == 1 or measurement.timing is not None or measurement.status is not Status.OK
+        known = self._parts_done.get(measurement.key) == self._parts
         self._parts_done[measurement.key] = self._parts if complete else 1
         self._bar.update(self._task, completed=sum(self._parts_done.values()))
-        if complete and not self._console.is_terminal:
-            done = sum(self._parts_done.values()) // self._parts
-            self._console.print(
-                f"[{done}/{self._total // self._parts}] {_line(measurement)}", highlight=False, markup=False
-            )
+        if complete and not (known and measurement.status is Status.OK) and not self._console.is_terminal:
+            done = sum(parts == self._parts for parts in self._parts_done.values())
+            self._print(f"[{done}/{self._total // self._parts}] {_line(measurement)}")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
 
 
 def _line(measurement: Measurement) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import gc
 import math
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,6 +53,9 @@ from bench.suite import REFERENCE, Device, Job
 
 Say = Callable[[Record], None]
 
+_OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
+"""How torch, its libraries and the operating system say it where they have no exception of their own for it."""
+
 
 class Stopped(Exception):
     """A placement failed and has been reported: nothing more can be trusted in this process."""
@@ -59,23 +63,37 @@ class Stopped(Exception):
 
 def main() -> None:
     """Carry out the order on standard input; messages go to the descriptor given as the only argument."""
-    with os.fdopen(int(sys.argv[1]), "w") as channel:
-        order = ORDER.validate_json(sys.stdin.readline())
-        threading.Thread(target=_end_with_the_runner, daemon=True).start()
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as channel:
+        order = ORDER.validate_json(sys.stdin.buffer.readline())
+        threading.Thread(target=_end_with_the_runner, args=[_withdrawn_input()], daemon=True).start()
         say = _sayer(channel)
         try:
-            _carry_out(order, say)
+            carry_out(order, say)
             say(Done())
         except BenchError as error:
             traceback.print_exc()
-            say(Refused(message=str(error)))
+            say(Refused(message=_one_line(error)))
         except Stopped:
             return
 
 
-def _end_with_the_runner() -> None:
-    """Wait for the order pipe to close, which it does however the runner ends, and end at once."""
-    sys.stdin.read()
+def _withdrawn_input() -> int:
+    """Return the order pipe under another number; a model that reads standard input finds it at its end."""
+    pipe = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return pipe
+
+
+def _end_with_the_runner(pipe: int) -> None:
+    """Wait for the order pipe to close, which it does however the runner ends, and end at once with all that we forked.
+
+    Read without `sys.stdin`: its lock, held here, would abort the interpreter on its way out.
+    """
+    os.read(pipe, 1)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
@@ -87,7 +105,13 @@ def _sayer(channel: TextIO) -> Say:
     return say
 
 
-def _carry_out(order: ProbeOrder | JobOrder | ResidentOrder, say: Say) -> None:
+def carry_out(order: ProbeOrder | JobOrder | ResidentOrder, say: Say) -> None:
+    """Do what is ordered and say each thing the moment it is known.
+
+    Raises:
+        BenchError: the order asks for something that the user has to mend.
+        Stopped: a placement failed, and that has been said.
+    """
     if isinstance(order, ProbeOrder):
         return _probe(order, say)
     with _user_imports(order.job):
@@ -145,7 +169,8 @@ class _Work:
         for name in order.measure:
             with self._stage(name, "measuring"):
                 self._say(Measured(measurement=self._measured(name)))
-        self._time(tuple(name for name in order.time if name not in self._not_finite), order.plain)
+        finite = tuple(name for name in order.time if name not in self._not_finite)
+        self._time(finite, warm=(REFERENCE, *order.measure), plain=order.plain)
 
     def _build(self) -> Session:
         dtype = getattr(torch, self._settings.dtype)
@@ -169,6 +194,7 @@ class _Work:
             self._fail(placement, stage, error)
 
     def _fail(self, placement: str, stage: Stage, error: Exception) -> None:
+        traceback.clear_frames(error.__traceback__)  # what they hold may be all the memory there is
         traceback.print_exc()
         status = Status.OUT_OF_MEMORY if _is_out_of_memory(error) else Status.ERROR
         self._say(Failed(placement=placement, status=status, message=f"{stage}: {_one_line(error)}"))
@@ -203,18 +229,26 @@ class _Work:
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def _time(self, names: tuple[str, ...], plain: bool) -> None:
-        """Time the placements in rounds, the plain step among them whenever there is one to compare with."""
-        timed = (REFERENCE, *(name for name in names if name != REFERENCE)) if plain else names
+    def _time(self, names: tuple[str, ...], warm: Collection[str], plain: bool) -> None:
+        """Time the placements in rounds, the plain step among them whenever there is one to compare with.
+
+        What this process has not run yet takes a step first that is not counted, as torch imports and allocates then.
+        """
+        timed = (REFERENCE, *(name for name in names if name != REFERENCE)) if plain and names else names
+        for name in timed:
+            if name not in warm:
+                self._timed_step(name)
         samples: dict[str, list[float]] = defaultdict(list)
         gc.collect()
-        if names:
-            for name in self._schedule(timed):
-                with self._stage(name, "timing"):
-                    samples[name].append(self._session.timed_step(self._placement(name)))
-        for name in names if samples else ():
+        for name in self._schedule(timed) if timed else ():
+            samples[name].append(self._timed_step(name))
+        for name in names:
             timing = Timing(step_s=tuple(samples[name]), reference_s=tuple(samples[REFERENCE]) if plain else ())
             self._say(Timed(placement=name, timing=timing))
+
+    def _timed_step(self, name: str) -> float:
+        with self._stage(name, "timing"):
+            return self._session.timed_step(self._placement(name))
 
     def _schedule(self, names: tuple[str, ...]) -> Iterator[str]:
         settings = self._settings
@@ -244,13 +278,15 @@ def _remarks(findings: Findings) -> Iterator[str]:
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in _OUT_OF_MEMORY)
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:500] if not isinstance(error, BenchError) else text
+    """Return an error as one line that any encoding of Unicode can carry."""
+    text = " ".join(str(error).split()).encode(errors="replace").decode()
+    kind = type(error).__name__
+    return text if isinstance(error, BenchError) else f"{kind}: {text}"[:500] if text else kind
 
 
 if __name__ == "__main__":

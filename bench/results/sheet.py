@@ -1,0 +1,64 @@
+"""A table ready to be written: as text, Markdown, CSV or JSON. tabulate draws the first two."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Attributes:
+    rows: as many cells each as the header has; text only.
+    notes: what a reader should know, below the table.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def to_text(self) -> str:
+        """Write it for a terminal."""
+        table = tabulate(self.rows, headers=self.header, disable_numparse=True)
+        return "\n".join([self.title, table, *(f"  {note}" for note in self.notes)])
+
+    def to_markdown(self) -> str:
+        """Write it as GitHub's Markdown; what a model's name could mean in it is escaped."""
+        rows = [[_escaped(cell) for cell in row] for row in self.rows]
+        table = tabulate(rows, headers=self.header, tablefmt="github", disable_numparse=True)
+        return "\n\n".join([f"#### {_escaped(self.title)}", table, *(_escaped(note) for note in self.notes)])
+
+
+def _escaped(text: str) -> str:
+    for character in "\\`*_[]|<>":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+def to_csv(sheets: Iterable[Sheet]) -> str:
+    """Write sheets below each other, each line led by its sheet's title."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for sheet in sheets:
+        writer.writerow(("table", *sheet.header))
+        writer.writerows((sheet.title, *row) for row in sheet.rows)
+    return text.getvalue()
+
+
+def to_json(sheets: Iterable[Sheet]) -> str:
+    """Write sheets as a list of objects, a row by its header."""
+    data = [
+        {
+            "title": sheet.title,
+            "rows": [dict(zip(sheet.header, row, strict=True)) for row in sheet.rows],
+            "notes": list(sheet.notes),
+        }
+        for sheet in sheets
+    ]
+    return json.dumps(data, indent=2) + "\n"

@@ -1,9 +1,0 @@
-"""Every test here starts from the same random state."""
-
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
