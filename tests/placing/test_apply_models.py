@@ -1,0 +1,59 @@
+"""Every strategy, and every reference model: a placement changes no loss and no gradient, to the last bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.loading import load_attribute, reference_models
+from bench.measuring.step import Workload, training_step
+from bench.placing.apply import applied
+from bench.placing.outline import outline
+from bench.placing.strategies import known_strategies, parse_strategy
+
+EXAMPLES = [written.replace(":N", ":3").replace("PATTERN", "**.linear") for written, _ in known_strategies()]
+
+
+def workload(name: str) -> Workload:
+    torch.manual_seed(0)
+    module, batch, *loss_fn = load_attribute(name, Path())(batch=4)
+    return Workload(module=module, batch=batch, loss_fn=loss_fn[0] if loss_fn else None)
+
+
+def step(workload: Workload, text: str) -> tuple[int, list[Tensor]]:
+    """How many modules are recomputed, and the step's loss and gradients."""
+    module = workload.module
+    torch.manual_seed(1)
+    module.zero_grad()
+    with applied(module, parse_strategy(text).place(outline(module))) as handle:
+        loss = training_step(workload)
+    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    assert gradients
+    return len(handle.blocks), [loss, *gradients]
+
+
+def buffers(module: nn.Module) -> list[Tensor]:
+    return list(module.buffers())
+
+
+def equal(left: list[Tensor], right: list[Tensor]) -> bool:
+    return len(left) == len(right) and all(map(torch.equal, left, right))
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+@pytest.mark.parametrize("name", ["residual.linear", "intermediate.auxiliary"])
+def test_every_strategy_keeps_the_step(name: str, text: str) -> None:
+    blocks, found = step(workload(name), text)
+    assert equal(found, step(workload(name), "none")[1])
+    assert bool(blocks) == (text != "none")
+
+
+@pytest.mark.parametrize("name", reference_models())
+def test_every_reference_model_keeps_its_step_under_nested_regions(name: str) -> None:
+    model, plain = workload(name), workload(name)
+    blocks, found = step(model, "nested:2+batch_norm=once")
+    assert blocks == len(outline(model.module).outermost[0])
+    assert equal(found, step(plain, "none")[1])
+    hooks_fire_again = name == "intermediate.hooked"
+    assert equal(buffers(model.module), buffers(plain.module)) != hooks_fire_again

@@ -1,0 +1,161 @@
+"""Regions over neighbours whose loop is not ours: what it hands from block to block must be what the region assumed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.placing.apply import applied
+from bench.placing.placement import Placement, Region
+
+WIDTH, DEPTH = 4, 4
+PLACEMENTS = [["blocks[0:4]"], ["blocks[1:3]"], ["blocks[0:4]", "blocks[0:3]", "blocks[1:3]", "blocks[1]"]]
+every_placement = pytest.mark.parametrize("regions", PLACEMENTS, ids=["all", "inner", "nested"])
+
+
+class Block(nn.Module):
+    """Takes any of the shapes in which loops pass things on, and notes its runs."""
+
+    def __init__(self, number: int, runs: list[int]) -> None:
+        super().__init__()
+        self.number, self.runs = number, runs
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x: Any, scale: Any = 1.0, *, shifts: Any = (), flag: Any = None) -> Any:
+        self.runs.append(self.number)
+        if isinstance(x, dict):
+            return {"x": self.mixed(x["x"], scale, shifts), "skip": x["x"]}
+        if isinstance(x, tuple):
+            return self.mixed(x[0] + x[1], scale, shifts), x[0], flag
+        return self.mixed(x, scale, shifts)
+
+    def mixed(self, x: Tensor, scale: Any, shifts: Any) -> Tensor:
+        return self.dropout((self.linear(x) * scale + sum(shifts)).tanh())
+
+
+Loop = Callable[[Any, Tensor], Any]
+
+
+class Net(nn.Module):
+    """Blocks in a list, run by the loop it is given."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.runs: list[int] = []
+        self.blocks = nn.ModuleList(Block(number, self.runs) for number in range(DEPTH))
+        self.loop = loop
+
+    def forward(self, x: Tensor) -> Any:
+        return self.loop(self.blocks, x)
+
+
+def placement(*regions: str, **options: Any) -> Placement:
+    return Placement(name="test", regions=tuple(Region(path=path, **options) for path in regions))
+
+
+def step(model: nn.Module) -> list[Tensor]:
+    """The loss and every gradient there is, of the batch too."""
+    torch.manual_seed(1)
+    model.zero_grad()
+    x = torch.randn(3, WIDTH, requires_grad=True)
+    output = model(x)
+    leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    loss = torch.stack([leaf.square().sum() for leaf in leaves]).sum()
+    loss.backward()
+    return [loss.detach(), *(weight.grad for weight in (x, *model.parameters()) if weight.grad is not None)]
+
+
+def equal(left: list[Tensor], right: list[Tensor]) -> bool:
+    return len(left) == len(right) and all(map(torch.equal, left, right))
+
+
+def close(left: list[Tensor], right: list[Tensor]) -> bool:
+    return len(left) == len(right) and all(map(torch.allclose, left, right))
+
+
+def plain(blocks: Any, x: Tensor) -> Any:
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def sequential(blocks: Any, x: Tensor) -> Any:
+    return nn.Sequential(*blocks)(x)
+
+
+def further(blocks: Any, x: Tensor) -> Any:
+    scale, shifts = x.detach().sigmoid(), [x.sin(), x.cos()]
+    for block in blocks:
+        x = block(x, scale, shifts=list(shifts), flag=None)
+    return x
+
+
+def plain_values(blocks: Any, x: Tensor) -> Any:
+    """Numbers and strings that are equal but made anew for every block."""
+    for block in blocks:
+        x = block(x, float("0.5"), shifts=(1, True), flag="".join(["a", "b"]))
+    return x
+
+
+def whole_state(blocks: Any, x: Tensor) -> Any:
+    value: Any = (x, x, None)
+    for block in blocks:
+        value = block(value, flag=None)
+    return value
+
+
+def unpacked_state(blocks: Any, x: Tensor) -> Any:
+    skip, flag = x, None
+    for block in blocks:
+        x, skip, flag = block((x, skip, flag))
+    return x, skip
+
+
+def dictionary(blocks: Any, x: Tensor) -> Any:
+    value = {"x": x, "skip": x}
+    for block in blocks:
+        value = block(value)
+    return value
+
+
+def changed_before_and_after(blocks: Any, x: Tensor) -> Any:
+    return plain(blocks, x.cos()).sin()
+
+
+def twice(blocks: Any, x: Tensor) -> Any:
+    return plain(blocks, x) + plain(blocks, -x)
+
+
+LOOPS = [
+    *(plain, sequential, further, plain_values, whole_state, unpacked_state, dictionary),
+    *(changed_before_and_after, twice),
+]
+
+
+@every_placement
+@pytest.mark.parametrize("options", [{}, {"save": "matmuls"}, {"save": "everything"}, {"reentrant": True}], ids=str)
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+def test_a_loop_that_only_hands_on_keeps_its_step(loop: Loop, options: dict[str, Any], regions: list[str]) -> None:
+    model, other = Net(loop), Net(loop)
+    # A reentrant region adds up the gradients of a further argument before it hands them out: another order.
+    same = close if options.get("reentrant") else equal
+    with applied(model, placement(*regions, **options)):
+        assert same(step(model), step(other))
+        assert same(step(model), step(other))
+    assert (len(model.runs) > len(other.runs)) == (options.get("save") != "everything")
+
+
+@every_placement
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+def test_a_loop_runs_each_block_once_without_gradients(loop: Loop, mode: Callable[[], Any], regions: list[str]) -> None:
+    model, other = Net(loop).eval(), Net(loop).eval()
+    x = torch.randn(3, WIDTH)
+    with applied(model, placement(*regions)), mode():
+        leaves = [torch.utils._pytree.tree_leaves(net(x)) for net in (model, other)]
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(*leaves, strict=True))
+    assert sorted(model.runs) == sorted(other.runs)
