@@ -35,6 +35,11 @@ check: setup ## format, lint, types and floors
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_floors.py
 
+.PHONY: gate
+gate: setup ## hold the smoke suite to results/baseline/cpu.csv
+	$(BIN)/rematbench run smoke --device cpu --rounds 0
+	$(BIN)/rematbench check results/latest --against results/baseline/cpu.csv --strict-wins
+
 .PHONY: speed
 speed: setup ## benchmark the harness itself with pytest-benchmark
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_SHOWN = 40
+
 
 class BenchError(Exception):
     """Base of every error that is the user's to mend; the command prints it as one sentence.
@@ -41,4 +43,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {kind} {name!r}: {hint}known are {', '.join(names) or 'none'}"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"unknown {kind} {name!r}: {hint}known are {', '.join(names[:_SHOWN]) or 'none'}{more}"

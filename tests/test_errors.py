@@ -31,3 +31,8 @@ def test_unknown_among_none() -> None:
 
 def test_unknown_takes_what_can_be_read_only_once() -> None:
     assert "did you mean 'all'?" in unknown("placement", "al", iter(KNOWN))
+
+
+def test_unknown_among_a_thousand_lists_some_and_counts_the_rest() -> None:
+    sentence = unknown("module", "x", (f"block{number:04}" for number in range(1000)))
+    assert sentence.endswith("block0039 and 960 more")

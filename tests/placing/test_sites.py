@@ -24,11 +24,11 @@ class Net(nn.Module):
         super().__init__()
         self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(1, 1), nn.ReLU()) for _ in range(LENGTH)))
         self.alias = self.blocks[-1]
-        self.heads = nn.ModuleDict({"64": nn.ReLU(), "32": nn.Tanh()})
+        self.heads = nn.ModuleDict({"1": nn.ReLU(), "0": nn.Tanh()})
         self.extra: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.heads["64"](self.blocks(x))
+        return self.heads["1"](self.blocks(x))
 
 
 def placement(*regions: str | Region) -> Placement:
@@ -104,9 +104,9 @@ def test_a_site_holds_the_modules_of_its_slice(span: Span, from_end: bool, to_en
         ("blocks[0:2].1", [("blocks.0.1",), ("blocks.1.1",)]),
         ("blocks[0:2][0:2]", [("blocks.0.0", "blocks.0.1"), ("blocks.1.0", "blocks.1.1")]),
         ("blocks[::6][1]", [("blocks.0.1",), ("blocks.6.1",)]),
-        ("heads[0]", [("heads.64",)]),
-        ("heads.32", [("heads.32",)]),
-        ("heads[0:2]", [("heads.64", "heads.32")]),
+        ("heads[0]", [("heads.1",)]),
+        ("heads.0", [("heads.0",)]),
+        ("heads[0:2]", [("heads.1", "heads.0")]),
     ],
 )
 def test_what_a_path_reaches(path: str, names: list[tuple[str, ...]]) -> None:
@@ -116,8 +116,8 @@ def test_what_a_path_reaches(path: str, names: list[tuple[str, ...]]) -> None:
 def test_a_module_pattern_finds_what_it_matched_whatever_it_is_called() -> None:
     model = Net()
     (first, second) = find_sites(model, parse_strategy("modules:heads.*").place(outline(model)))
-    assert (first.names, first.members) == (("heads.64",), (model.heads["64"],))
-    assert (second.names, second.members) == (("heads.32",), (model.heads["32"],))
+    assert (first.names, first.members) == (("heads.1",), (model.heads["1"],))
+    assert (second.names, second.members) == (("heads.0",), (model.heads["0"],))
 
 
 def test_a_region_may_hold_parts_of_its_members() -> None:
@@ -145,7 +145,7 @@ def test_a_region_may_hold_parts_of_its_members() -> None:
         (["blocks[0:2]", "blocks[:2]"], ["'blocks[0:2]'", "'blocks[:2]'", "are the same: leave one out"]),
         (["blocks[0]", "blocks.0"], ["'blocks[0]'", "'blocks.0'", "are the same"]),
         (["blocks[5:7]", "alias"], ["blocks.6 and alias are one module", "only one of them"]),
-        (["heads"], ["'heads': heads is a ModuleDict, which has no forward", "inside it is 64, 32"]),
+        (["heads"], ["'heads': heads is a ModuleDict, which has no forward", "inside it is 1, 0"]),
     ],
 )
 def test_a_refusal_says_what_there_is(regions: list[str], words: list[str]) -> None:
