@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 from bench.errors import BenchError
 
 _BYTES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
+_SIZES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP"))
 
@@ -49,7 +56,9 @@ def format_ratio(ratio: float) -> str:
 def format_percent(share: float) -> str:
     """`73 %` of a share of 0.73; a fraction of a percent keeps one digit."""
     percent = 100 * share
-    return f"{percent:.0f} %" if abs(percent) >= 10 or percent == 0 else f"{percent:.1f} %"
+    if abs(percent) < 0.05:
+        return "0 %"
+    return f"{percent:.0f} %" if abs(percent) >= 10 else f"{percent:.1f} %"
 
 
 def parse_percent(text: str) -> float:
@@ -62,3 +71,15 @@ def parse_percent(text: str) -> float:
     if match is None:
         raise BenchError(f"{text!r} is not a percentage: write 5% or 0.5%")
     return float(match[1] or 0) / 100
+
+
+def parse_bytes(text: str) -> int:
+    """Read `1.2 GiB`, `300MB` or a bare number of bytes; a fraction of a byte is dropped.
+
+    Raises:
+        BenchError: it is none of these.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)", text.strip())
+    if match is None or match[2] not in _SIZES:
+        raise BenchError(f"{text!r} is not a size: write 1.2 GiB, 300 MB or a number of bytes")
+    return int(Decimal(match[1]) * _SIZES[match[2]])

@@ -6,8 +6,12 @@ from pathlib import Path
 from bench.placing.placement import Options
 from bench.placing.strategies import parse_strategy
 from bench.results.columns import COLUMNS
+from bench.results.compare import frontier_sheets
+from bench.results.reading import read_run
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+REFERENCE = ROOT / "results" / "reference" / "cpu.csv"
 
 
 def between(name: str) -> str:
@@ -32,3 +36,16 @@ def test_every_option_is_named() -> None:
     paragraph = README.split("\nOptions: ")[1].split("\n\n")[0]
     named = set(re.findall(r"`(\w+)`", paragraph))
     assert set(Options.model_fields) <= named
+
+
+SHOWN = ("residual.conv_bn", "concat_skip.unet", "lstm_skip.lstm")
+
+
+def result_tables() -> str:
+    """Return what `rematbench compare results/reference/cpu.csv --markdown` writes, for the models shown."""
+    sheets = frontier_sheets(read_run(REFERENCE))
+    return "\n\n".join(sheet.to_markdown() for sheet in sheets if sheet.title.startswith(SHOWN))
+
+
+def test_the_tables_are_those_of_the_reference_run() -> None:
+    assert between("table") == result_tables()

@@ -2,12 +2,23 @@
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.units import format_bytes, format_flops, format_mib, format_percent, format_ratio, format_seconds
+from bench.errors import BenchError
+from bench.units import (
+    format_bytes,
+    format_flops,
+    format_mib,
+    format_percent,
+    format_ratio,
+    format_seconds,
+    parse_bytes,
+)
 
 WORTH = {
     **{"B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3},
@@ -89,3 +100,77 @@ def test_three_digits_survive_in_print(write: Callable[[float], str], values: st
         assert read_back(write(value)) == pytest.approx(value, rel=0.00501)
 
     survives()
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("0", 0),
+        ("1024", 1024),
+        ("12 B", 12),
+        ("300MB", 300_000_000),
+        ("300 MiB", 314_572_800),
+        ("1.2 GiB", 1_288_490_188),
+        ("1.2 GB", 1_200_000_000),
+        (" 2 kB ", 2000),
+        ("2 KB", 2000),
+        ("2 KiB", 2048),
+        ("1 TiB", 2**40),
+        ("1 TB", 10**12),
+    ],
+)
+def test_sizes_are_read(text: str, count: int) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "MB",
+        "12 MBanana",
+        "12 mb",
+        "12 Mb",
+        "1,5 GiB",
+        "-1",
+        "1e9",
+        ".5 GiB",
+        "1. GiB",
+        "1 GiB 2",
+        "nan",
+        "inf",
+        "٣ B",
+    ],
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="is not a size: write 1") as refused:
+        parse_bytes(text)
+    assert repr(text) in str(refused.value)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**60))
+def test_a_bare_number_is_bytes(count: int) -> None:
+    assert parse_bytes(str(count)) == count
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**40 - 1))
+def test_a_printed_size_is_read_back(count: int) -> None:
+    """Half a unit in the third digit is half a percent at most, and the byte that is dropped."""
+    assert parse_bytes(format_bytes(count)) == pytest.approx(count, rel=0.00501, abs=1)
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Nd"]), max_size=12))
+def test_text_without_a_number_is_no_size(text: str) -> None:
+    with pytest.raises(BenchError, match="is not a size"):
+        parse_bytes(text)
+
+
+@settings(deadline=None)
+@given(st.decimals(0, 10**6, places=3), st.sampled_from(["kB", "MB", "GB", "KiB", "MiB", "GiB"]))
+def test_binary_and_decimal_units_are_never_blurred(number: Decimal, unit: str) -> None:
+    power = "KMG".index(unit[0].upper()) + 1
+    worth = Fraction(number) * (1024 if "i" in unit else 1000) ** power
+    assert parse_bytes(f"{number} {unit}") == worth // 1

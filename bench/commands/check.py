@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from bench.errors import BenchError, StorageError
 from bench.results.adapters import junit, smaller_is_better
 from bench.results.gate import Finding, Margins, Mark, exit_code, judge
 from bench.results.reading import CannotJudgeError, Cells, Key, Run, read_run
+from bench.results.sheet import escaped
 from bench.results.store import Store, write_whole
 from bench.running.progress import SilentWatcher
 from bench.running.runner import run_suite
@@ -76,15 +77,15 @@ def _retried(run: Run, baseline: Run, margins: Margins, findings: list[Finding])
     if not suite.exists():
         print("regressed rows are not measured again: this needs the run's folder, with its suite")
         return run, findings
-    models = dict.fromkeys(finding.key[0] for finding in findings if finding.mark is Mark.REGRESSION)
+    regressed = [finding.key for finding in findings if finding.mark is Mark.REGRESSION]
+    models = {model for model, *_ in regressed}
     again = _measured_again(load_suite(str(suite)), models, timed=margins.time is not None)
-    merged = Run(source=run.source, rows={**run.rows, **{key: again[key] for key in run.rows if key in again}})
+    merged = Run(source=run.source, rows={**run.rows, **{key: again[key] for key in regressed if key in again}})
     return merged, judge(merged, baseline, margins)
 
 
-def _measured_again(suite: Suite, models: Iterable[str], timed: bool) -> Mapping[Key, Cells]:
-    wanted = set(models)
-    entries = tuple(entry for entry in suite.models if entry.name in wanted)
+def _measured_again(suite: Suite, models: set[str], timed: bool) -> Mapping[Key, Cells]:
+    entries = tuple(entry for entry in suite.models if entry.name in models)
     settings = suite.settings if timed else suite.settings.model_copy(update={"rounds": 0})
     narrowed = suite.model_copy(update={"models": entries, "settings": settings})
     with tempfile.TemporaryDirectory() as folder:
@@ -102,4 +103,6 @@ def _report(run: Run, findings: list[Finding], benchmark_json: Path | None, juni
         write_whole(benchmark_json, smaller_is_better(run))
     if junit_xml is not None:
         write_whole(junit_xml, junit(run, findings))
-    append_to_step_summary("".join(f"- {finding}\n" for finding in findings) or "All rows as in the baseline.\n")
+    append_to_step_summary(
+        "".join(f"- {escaped(str(finding))}\n" for finding in findings) or "All rows as in the baseline.\n"
+    )

@@ -16,7 +16,7 @@ def smaller_is_better(run: Run) -> str:
     """Write peaks and recomputation as github-action-benchmark's `customSmallerIsBetter` takes them."""
     entries = [
         {
-            "name": f"{row_name(cells)} {what}",
+            "name": f"{row_name(cells)} on {cells['device']}, {cells['dtype']}: {what}",
             "unit": unit,
             "value": cells[column],
             "extra": str(cells["regions"] or ""),

@@ -58,7 +58,9 @@ def _frontier_sheet(title: str, rows: Sequence[Cells], order: Callable[[Point], 
     }
     behind = [point.cells["placement"] for point in points if point.cells["placement"] not in kept]
     unknown_rows = [f"{cells['placement']} ({cells['status']})" for cells in rows if cells["status"] != Status.OK]
-    notes = (_listed("dominated", behind), _listed("failed", unknown_rows))
+    placed = {point.cells["placement"] for point in points}
+    untimed = [row["placement"] for row in rows if row["status"] == Status.OK and row["placement"] not in placed]
+    notes = (_listed("dominated", behind), _listed("without peak or time", untimed), _listed("failed", unknown_rows))
     header = ("placement", "peak MiB", "saved", "step", "ratio", "ms per MiB saved", "gradients", "buffers")
     shown = tuple(lines[point.cells["placement"]] for point in sorted(frontier, key=order))
     return Sheet(title=title, header=header, rows=shown, notes=tuple(note for note in notes if note))
@@ -143,6 +145,8 @@ def _change(key: Key, old: Cells | None, new: Cells | None) -> Change:
     if old is None or new is None:
         return Change(key=key, mark="new" if old is None else "gone", old=old, new=new)
     peak, time = _ratio(old, new, "peak_bytes"), _ratio(old, new, "step_ratio")
+    if Status.OK in (old["status"], new["status"]) and old["status"] != new["status"]:
+        return Change(key=key, mark="worse" if old["status"] == Status.OK else "better", old=old, new=new)
     signs = {_sign(peak), _sign(time) if _apart(old, new) else 0} - {0}
     mark = {(): "", (-1,): "better", (1,): "worse"}.get(tuple(signs), "mixed")
     return Change(key=key, mark=mark, old=old, new=new, peak=peak, time=time)
@@ -179,7 +183,7 @@ def change_sheet(old: Run, new: Run) -> Sheet:
             _mean(change.time for change in every),
         )
     )
-    header = ("model", "placement", "", "peak MiB", "peak", "ratio", "time")
+    header = ("model", "placement", "change", "peak MiB", "peak", "ratio", "time")
     notes = [_listed("within noise", still), *_environments(old, new)]
     title = f"{old.source} → {new.source}"
     return Sheet(title=title, header=header, rows=tuple(rows), notes=tuple(note for note in notes if note))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bench.errors import BenchError
-from bench.results.reading import MARGIN, Cells, Key, Run
+from bench.results.reading import MARGIN, Cells, Key, Run, key_of
 from bench.results.record import Status
 from bench.units import format_bytes, format_flops, format_percent, format_ratio, parse_percent
 
@@ -121,8 +121,7 @@ def _title(cells: Cells) -> str:
 
 
 def _finding(mark: Mark, cells: Cells, text: str) -> Finding:
-    key = (cells["model"], cells["placement"], cells["device"], cells["dtype"])
-    return Finding(mark=mark, key=key, text=f"{_title(cells)} {text}")
+    return Finding(mark=mark, key=key_of(cells), text=f"{_title(cells)} {text}")
 
 
 def _other_environment(now: Cells, before: Cells) -> str:
@@ -140,12 +139,17 @@ def _release(version: str | None) -> str:
 def _training(now: Cells, before: Cells) -> Iterator[Finding]:
     for column, order in (("gradients", _VERDICTS), ("buffers", _SAME)):
         left, right = before[column], now[column]
-        if left in order and right in order and order.index(right) > order.index(left):
+        if right not in order and left in order:
+            yield _finding(Mark.UNJUDGED, now, f"has no verdict on {column}, {left} in the baseline")
+        elif left in order and right in order and order.index(right) > order.index(left):
             detail = f", most in {now['gradients_worst']}" if column == "gradients" and now["gradients_worst"] else ""
             yield _finding(Mark.TRAINING, now, f"has {column} {right}, {left} in the baseline{detail}")
 
 
 def _memory(now: Cells, before: Cells, margin: float) -> Iterator[Finding]:
+    if None in (now["peak_bytes"], before["peak_bytes"]):
+        yield _finding(Mark.UNJUDGED, now, "has no peak on one side or both")
+        return
     growth = now["peak_bytes"] - before["peak_bytes"]
     by = f"{_signed(growth)}, {_share(growth, before['peak_bytes'])}"
     change = f"{before['peak_bytes']:,} → {now['peak_bytes']:,} bytes ({by})"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import io
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,12 @@ def read_run(source: Path) -> Run:
     """
     path = source / "results.csv" if source.is_dir() else source
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise StorageError(f"{path} is no CSV of a run: it is not text") from error
-    table = list(csv.reader(text.splitlines(keepends=True)))
+    table = _table(path, text)
     if len(table) < 2:
         raise CannotJudgeError(f"{path} holds no rows: nothing was measured")
     header, *lines = table
@@ -57,12 +58,28 @@ def read_run(source: Path) -> Run:
     if not text.endswith("\n") or len(lines[-1]) < len(header):
         raise CannotJudgeError(f"{path} was cut short in its last row: {lines[-1][:3]}")
     rows = [_cells(path, number, header, line) for number, line in enumerate(lines, start=2)]
-    return Run(source=source, rows={key_of(cells): cells for cells in rows})
+    return Run(source=source, rows=_by_key(path, rows))
 
 
 def key_of(cells: Cells) -> Key:
     """Return what identifies a row."""
     return cells["model"], cells["placement"], cells["device"], cells["dtype"]
+
+
+def _table(path: Path, text: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise StorageError(f"{path} is no CSV of a run: {error}") from error
+
+
+def _by_key(path: Path, rows: Iterable[Cells]) -> Mapping[Key, Cells]:
+    found: dict[Key, Cells] = {}
+    for cells in rows:
+        if key_of(cells) in found:
+            raise StorageError(f"{path} has two rows of {' · '.join(key_of(cells))}")
+        found[key_of(cells)] = cells
+    return found
 
 
 def _refuse_foreign(path: Path, header: list[str]) -> None:

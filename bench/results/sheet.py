@@ -30,13 +30,14 @@ class Sheet:
 
     def to_markdown(self) -> str:
         """Write it as GitHub's Markdown; what a model's name could mean in it is escaped."""
-        rows = [[_escaped(cell) for cell in row] for row in self.rows]
-        table = tabulate(rows, headers=self.header, tablefmt="github", disable_numparse=True)
-        return "\n\n".join([f"#### {_escaped(self.title)}", table, *(_escaped(note) for note in self.notes)])
+        header, *rows = [[escaped(cell) for cell in row] for row in (self.header, *self.rows)]
+        table = tabulate(rows, headers=header, tablefmt="github", disable_numparse=True)
+        return "\n\n".join([f"#### {escaped(self.title)}", table, *(escaped(note) for note in self.notes)])
 
 
-def _escaped(text: str) -> str:
-    for character in "\\`*_[]|<>":
+def escaped(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    for character in "\\`*_[]|<>&~":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
 

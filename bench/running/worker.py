@@ -194,7 +194,6 @@ class _Work:
             self._fail(placement, stage, error)
 
     def _fail(self, placement: str, stage: Stage, error: Exception) -> None:
-        traceback.clear_frames(error.__traceback__)  # what they hold may be all the memory there is
         traceback.print_exc()
         status = Status.OUT_OF_MEMORY if _is_out_of_memory(error) else Status.ERROR
         self._say(Failed(placement=placement, status=status, message=f"{stage}: {_one_line(error)}"))

@@ -140,7 +140,7 @@ def test_the_numbers_are_those_of_the_rows(costs: list[tuple[int, int, int]]) ->
     text = " ".join(said(NONE, *cases))
     least, greatest = min(peak for peak, _, _ in costs), max(held for _, held, _ in costs)
     praised = re.search(r"`p(\d+)` saves (\S+) % of the peak of toy for (\S+)× the step time\.", text)
-    assert (praised is None) == (least >= 200)
+    assert (praised is None) == (least >= 198)  # a percent is worth a sentence
     if praised:
         peak, _, ratio = costs[int(praised[1])]
         assert (peak, ratio) == min((peak, ratio) for peak, _, ratio in costs)
