@@ -8,11 +8,11 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.case import Case
 from bench.errors import SuiteError
 from bench.loading import reference_models
 from bench.placing.outline import Chain, Outline
 from bench.placing.placement import SAVE_POLICIES, Placement, Region
-from bench.case import Case
 from bench.suite import Device, Job, Settings, Suite, custom_suite, load_suite, select, shipped_suites
 
 CPU = Device(name="cpu")
