@@ -113,7 +113,7 @@ def test_every_exit_code(name: str, measured: Path, rematbench: Rematbench, tmp_
     assert "Traceback" not in done.stderr
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Callable[[str], str], int, str]] = {
     "empty": (lambda text: text[:0], 3, "holds no rows: nothing was measured"),
     "cut mid-row": (lambda text: text[:-25], 3, "was cut short in its last row"),
     "a column missing": (lambda text: text.replace("peak_bytes", "peak", 1), 2, "it has no column peak_bytes"),
