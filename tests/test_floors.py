@@ -22,12 +22,20 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench.running.protocol",),
     ("bench.running.process", "bench.running.progress"),
     ("bench.running.runner", "bench.running.worker"),
-    ("bench.commands",),
+    ("bench.running.single",),
+    ("bench.commands", "bench.pytest_plugin"),
     ("bench.cli",),
 )
 """Lowest first. The most specific entry counts; on one floor only the files of one room may import each other."""
 
-WITHOUT_TORCH = ("bench.cli", "bench.suite", "bench.results.store", "bench.running.runner", "bench.placing.strategies")
+WITHOUT_TORCH = (
+    "bench.cli",
+    "bench.pytest_plugin",
+    "bench.suite",
+    "bench.results.store",
+    "bench.running.runner",
+    "bench.placing.strategies",
+)
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
