@@ -20,11 +20,15 @@ from bench.placing.apply import apply
 from bench.placing.outline import outline
 from bench.placing.placement import Placement
 from bench.placing.strategies import parse_strategy
-from bench.results.record import Timing
+from bench.results.compare import frontier_sheets
+from bench.results.reading import read_run
+from bench.results.record import Measurement, Status, Timing
 from bench.results.statistics import step_ratio
+from bench.results.store import csv_text
 
 MODELS = ("plain.mlp?depth=12&width=256&batch=1024", "residual.conv_bn?width=16&batch=16&size=32")
 PLAIN = Placement(name="none")
+REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "cpu.csv"
 
 
 def session_of(model: str) -> Session:
@@ -85,3 +89,25 @@ def test_apply_to_a_thousand_blocks(benchmark: BenchmarkFixture) -> None:
     model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()) for _ in range(1000)))
     placement = parse_strategy("nested:2").place(outline(model))
     benchmark(lambda: apply(model, placement).remove())
+
+
+def test_write_the_csv_of_a_thousand_rows(benchmark: BenchmarkFixture) -> None:
+    """As after every row of a long run: all intervals but the newest are known."""
+    rows = [
+        Measurement(
+            suite="mine",
+            model=f"model{number // 10}",
+            placement=f"placement{number % 10}",
+            device="cpu",
+            dtype="float32",
+            status=Status.OK,
+            timing=Timing(step_s=(0.1 + number / 1e6,) * 10, reference_s=(0.1,) * 10),
+            measured_at="2030-01-31T00:00:00+00:00",
+        )
+        for number in range(1000)
+    ]
+    benchmark(csv_text, rows)
+
+
+def test_read_and_compare_the_reference_run(benchmark: BenchmarkFixture) -> None:
+    benchmark(lambda: list(frontier_sheets(read_run(REFERENCE))))

@@ -10,9 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-import models
-
-SUITES = Path(models.__path__[0]).parent / "bench" / "suites"
+SUITES = Path(__file__).parents[2] / "bench" / "suites"
 REFERENCE_MODELS = 15
 
 
