@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench.errors import BenchError
+from bench.errors import BenchError, StorageError
 from bench.results.compare import by_sheet, change_sheet, frontier_sheets
 from bench.results.reading import read_run
 from bench.results.sheet import Sheet, to_csv, to_json
@@ -50,5 +50,8 @@ def append_to_step_summary(markdown: str) -> None:
     """Show Markdown on the page of the GitHub job that this runs in, if it runs in one."""
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(markdown)
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(f"\n{markdown}")
+        except OSError as error:
+            raise StorageError(f"GITHUB_STEP_SUMMARY {summary}: {error.strerror}") from error

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
 from bench.results.gate import Finding, Mark, row_name
 from bench.results.reading import Key, Run
+
+_NOT_IN_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f]")
+"""Characters that XML 1.0 has no way to write, such as the colours in a model's own message."""
 
 _FAILING = (Mark.TRAINING, Mark.REGRESSION)
 
@@ -44,4 +48,5 @@ def junit(run: Run, findings: Iterable[Finding]) -> str:
                 ElementTree.SubElement(case, kind, message=finding.text, type=str(finding.mark))
     for kind in ("failure", "error"):
         suite.set(f"{kind}s", str(len(suite.findall(f"testcase/{kind}"))))
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    text = ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
+    return _NOT_IN_XML.sub("", text) + "\n"

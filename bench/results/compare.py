@@ -12,6 +12,7 @@ from bench.results.frontier import not_beaten
 from bench.results.reading import Cells, Key, Run
 from bench.results.record import Status
 from bench.results.sheet import Sheet
+from bench.suite import REFERENCE
 from bench.units import format_mib, format_percent, format_ratio, format_seconds
 
 
@@ -49,21 +50,32 @@ def _group(cells: Cells) -> tuple[str, str, str]:
 
 
 def _frontier_sheet(title: str, rows: Sequence[Cells], order: Callable[[Point], float]) -> Sheet:
-    points = [point for cells in rows if (point := _point(cells, rows)) is not None]
-    kept = not_beaten({point.cells["placement"]: (point.peak_bytes, point.step_s) for point in points})
-    frontier = sorted((point for point in points if point.cells["placement"] in kept), key=lambda point: point.step_s)
-    prices = ["", *(_price(left, right) for left, right in pairwise(frontier))]
-    lines = {
-        point.cells["placement"]: _frontier_line(point, price) for point, price in zip(frontier, prices, strict=True)
-    }
-    behind = [point.cells["placement"] for point in points if point.cells["placement"] not in kept]
-    unknown_rows = [f"{cells['placement']} ({cells['status']})" for cells in rows if cells["status"] != Status.OK]
-    placed = {point.cells["placement"] for point in points}
-    untimed = [row["placement"] for row in rows if row["status"] == Status.OK and row["placement"] not in placed]
-    notes = (_listed("dominated", behind), _listed("without peak or time", untimed), _listed("failed", unknown_rows))
+    """Draw the frontier; the plain step is shown even where noise puts another before it."""
+    points = {cells["placement"]: point for cells in rows if (point := _point(cells, rows)) is not None}
+    kept = not_beaten({name: (point.peak_bytes, point.step_s) for name, point in points.items()})
+    prices = _prices([points[name] for name in kept])
+    shown = sorted((point for name, point in points.items() if name in kept or name == REFERENCE), key=order)
+    lines = tuple(_frontier_line(point, prices.get(point.cells["placement"], "")) for point in shown)
     header = ("placement", "peak MiB", "saved", "step", "ratio", "ms per MiB saved", "gradients", "buffers")
-    shown = tuple(lines[point.cells["placement"]] for point in sorted(frontier, key=order))
-    return Sheet(title=title, header=header, rows=shown, notes=tuple(note for note in notes if note))
+    return Sheet(title=title, header=header, rows=lines, notes=tuple(_left_out(rows, points, kept)))
+
+
+def _prices(frontier: Sequence[Point]) -> dict[str, str]:
+    """Price each placement of the frontier against the next faster one."""
+    ordered = sorted(frontier, key=lambda point: point.step_s)
+    return {smaller.cells["placement"]: _price(faster, smaller) for faster, smaller in pairwise(ordered)}
+
+
+def _left_out(rows: Sequence[Cells], points: Mapping[str, Point], kept: set[str]) -> Iterator[str]:
+    """Say in a line each what the frontier does not show."""
+    failed = [f"{row['placement']} ({row['status']})" for row in rows if row["status"] != Status.OK]
+    ok = [row["placement"] for row in rows if row["status"] == Status.OK]
+    groups = {
+        "dominated": [name for name in points if name not in kept and name != REFERENCE],
+        "without peak or time": [name for name in ok if name not in points],
+        "failed": failed,
+    }
+    yield from (_listed(what, names) for what, names in groups.items() if names)
 
 
 def _listed(what: str, names: Sequence[str]) -> str:
@@ -76,7 +88,7 @@ def _point(cells: Cells, rows: Sequence[Cells]) -> Point | None:
     """Place a row, by the paired ratio where the plain step has a time, else by its own median."""
     if cells["status"] != Status.OK or cells["peak_bytes"] is None or cells["step_median_s"] is None:
         return None
-    plain = next((row["step_median_s"] for row in rows if row["placement"] == "none"), None)
+    plain = next((row["step_median_s"] for row in rows if row["placement"] == REFERENCE), None)
     paired = plain is not None and cells["step_ratio"] is not None
     step_s = plain * cells["step_ratio"] if paired else cells["step_median_s"]
     return Point(cells=cells, peak_bytes=cells["peak_bytes"], step_s=step_s)
@@ -85,7 +97,10 @@ def _point(cells: Cells, rows: Sequence[Cells]) -> Point | None:
 def _price(faster: Point, smaller: Point) -> str:
     """Price the step from one placement of the frontier to the next that holds less."""
     saved_mib = (faster.peak_bytes - smaller.peak_bytes) / 2**20
-    return f"{1000 * (smaller.step_s - faster.step_s) / saved_mib:.3g}" if saved_mib else ""
+    if not saved_mib:
+        return ""
+    price = 1000 * (smaller.step_s - faster.step_s) / saved_mib
+    return f"{price:.3g}" if price < 1000 else f"{price:.0f}"
 
 
 def _frontier_line(point: Point, price: str) -> tuple[str, ...]:
@@ -124,7 +139,8 @@ class Change:
     """One row in two runs; a ratio is new over old, None where a side has none.
 
     Attributes:
-        mark: `better`, `worse`, `mixed`, `new`, `gone`, or empty for nothing beyond noise.
+        mark: `better`, `worse` or `mixed`, of peak, recomputation and time; `training` where gradients or buffers have
+            another verdict; `new`, `gone`; or empty for nothing beyond noise.
     """
 
     key: Key
@@ -147,8 +163,11 @@ def _change(key: Key, old: Cells | None, new: Cells | None) -> Change:
     peak, time = _ratio(old, new, "peak_bytes"), _ratio(old, new, "step_ratio")
     if Status.OK in (old["status"], new["status"]) and old["status"] != new["status"]:
         return Change(key=key, mark="worse" if old["status"] == Status.OK else "better", old=old, new=new)
-    signs = {_sign(peak), _sign(time) if _apart(old, new) else 0} - {0}
+    recompute = _ratio(old, new, "recompute_flops")
+    signs = {_sign(peak), _sign(recompute), _sign(time) if _apart(old, new) else 0} - {0}
     mark = {(): "", (-1,): "better", (1,): "worse"}.get(tuple(signs), "mixed")
+    if (old["gradients"], old["buffers"]) != (new["gradients"], new["buffers"]):
+        mark = "training"
     return Change(key=key, mark=mark, old=old, new=new, peak=peak, time=time)
 
 

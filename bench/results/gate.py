@@ -13,6 +13,7 @@ from enum import StrEnum
 from bench.errors import BenchError
 from bench.results.reading import MARGIN, Cells, Key, Run, key_of
 from bench.results.record import Status
+from bench.suite import REFERENCE
 from bench.units import format_bytes, format_flops, format_percent, format_ratio, parse_percent
 
 _VERDICTS = ("bitwise", "noise", "close", "different")
@@ -161,11 +162,11 @@ def _memory(now: Cells, before: Cells, margin: float) -> Iterator[Finding]:
 
 def _breakdown(now: Cells, before: Cells) -> str:
     """Say where the growth is: what is there before the step, what forward leaves behind, or what comes and goes."""
-    held = now["held_bytes"] - before["held_bytes"]
+    held, static = ((now[column] or 0) - (before[column] or 0) for column in ("held_bytes", "static_bytes"))
     parts = {
         "held after forward": held,
         "transient": now["peak_bytes"] - before["peak_bytes"] - held,
-        "static (not in the peak)": now["static_bytes"] - before["static_bytes"],
+        "static (not in the peak)": static,
     }
     return ", ".join(f"{name} {_signed(change)}" for name, change in parts.items() if change)
 
@@ -183,7 +184,7 @@ def _flops(now: Cells, before: Cells, margin: float) -> Iterator[Finding]:
 
 def _time(now: Cells, before: Cells, band: float | None) -> Iterator[Finding]:
     """Judge the ratio to `none` of the same run: only an interval wholly beyond the band counts."""
-    if band is None or now["placement"] == "none":
+    if band is None or now["placement"] == REFERENCE:
         return
     if now["step_ratio_low"] is None or before["step_ratio"] is None:
         yield _finding(Mark.UNJUDGED, now, "has no interval of its step time: measure at least five rounds")

@@ -25,14 +25,23 @@ class Sheet:
 
     def to_text(self) -> str:
         """Write it for a terminal."""
-        table = tabulate(self.rows, headers=self.header, disable_numparse=True)
+        table = tabulate(self.rows, headers=self.header, colalign=self._alignment(), disable_numparse=True)
         return "\n".join([self.title, table, *(f"  {note}" for note in self.notes)])
 
     def to_markdown(self) -> str:
         """Write it as GitHub's Markdown; what a model's name could mean in it is escaped."""
         header, *rows = [[escaped(cell) for cell in row] for row in (self.header, *self.rows)]
-        table = tabulate(rows, headers=header, tablefmt="github", disable_numparse=True)
+        table = tabulate(rows, headers=header, tablefmt="pipe", colalign=self._alignment(), disable_numparse=True)
         return "\n\n".join([f"#### {escaped(self.title)}", table, *(escaped(note) for note in self.notes)])
+
+    def _alignment(self) -> tuple[str, ...] | None:
+        """Put columns of numbers to the right."""
+        columns = zip(*self.rows, strict=True)
+        return tuple("right" if all(map(_is_number, column)) else "left" for column in columns) or None
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell[0].isdigit() or (cell[0] in "+-" and cell[1:2].isdigit())
 
 
 def escaped(text: str) -> str:

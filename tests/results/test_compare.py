@@ -12,7 +12,7 @@ from bench.errors import BenchError
 from bench.results.columns import COLUMNS
 from bench.results.compare import by_sheet, change_sheet, frontier_sheets
 from bench.results.reading import MARGIN, Run, key_of
-from bench.results.record import Measurement
+from bench.results.record import Flops, Measurement
 from bench.results.sheet import Sheet, to_csv, to_json
 from tests.results.making import CPU, MIB, equality, measurement, memory, rows, timing
 
@@ -102,3 +102,22 @@ def test_a_sheet_as_csv_and_json_is_what_it_holds() -> None:
     assert [tuple(line[1:]) for line in lines] == list(sheets[0].rows)
     (data,) = json.loads(to_json(sheets))
     assert [tuple(row.values()) for row in data["rows"]] == list(sheets[0].rows)
+
+
+def test_the_plain_step_is_shown_even_where_noise_puts_another_before_it() -> None:
+    (sheet,) = frontier_sheets(run_of(case("none", 100, 1.0), case("each", 40, 0.9)))
+    assert [row[0] for row in sheet.rows] == ["none", "each"]
+    assert [row[5] for row in sheet.rows] == ["", ""]
+    assert sheet.notes == ()
+
+
+def test_training_and_recomputation_that_changed_are_never_folded_away() -> None:
+    def flops(recompute: int) -> Flops:
+        return Flops(forward=1, total=9, recompute=recompute, uncounted_ops=())
+
+    old = run_of(case("each", 40, 1.3, flops=flops(5)), case("sqrt", 40, 1.3, flops=flops(5)))
+    new = run_of(
+        case("each", 40, 1.3, flops=flops(5), equality=equality("different")), case("sqrt", 40, 1.3, flops=flops(6))
+    )
+    marks = {row[1]: row[2] for row in change_sheet(old, new).rows if row[1]}
+    assert marks == {"each": "training", "sqrt": "worse"}

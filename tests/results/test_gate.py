@@ -164,3 +164,9 @@ def test_the_benchmark_action_gets_bytes_and_flops() -> None:
     entries = json.loads(smaller_is_better(run_of(case())))
     assert [(entry["unit"], entry["value"]) for entry in entries] == [("bytes", 1000), ("FLOP", 100)]
     assert all(re.match("toy/each", entry["name"]) for entry in entries)
+
+
+def test_a_message_with_colours_is_still_xml() -> None:
+    run = run_of(case(status="out_of_memory", message="\x1b[31mgone\x1b[0m"))
+    (test,) = ElementTree.fromstring(junit(run, judge(run, run_of(case()), Margins()))).iter("failure")
+    assert "gone" in str(test.get("message"))
