@@ -170,13 +170,15 @@ def _json_value(value: Any) -> Any:
 
 
 def _print_tables(rows: list[Row], folder: Path) -> None:
-    for table in model_tables(rows):
+    tables = list(model_tables(rows))
+    for table in tables:
         _out.print(rich_table(table) if _out.is_terminal else plain_table(table), markup=False)
         for note in table.notes:
             _out.print(f"  {note}", style="dim", markup=False)
         _out.print()
-    mark = "dimmed" if _out.is_terminal else "(in brackets)"
-    _out.print(f"{mark}: another placement is at least as good in both memory and time", style="dim", markup=False)
+    if any(line.dominated for table in tables for line in table.lines):
+        mark = "dimmed" if _out.is_terminal else "(in brackets)"
+        _out.print(f"{mark}: another placement is at least as good in both memory and time", style="dim", markup=False)
     for sentence in sentences(rows):
         _out.print(sentence, markup=False)
     _out.print(f"{len(rows)} rows in {folder / 'results.csv'}", markup=False)
