@@ -183,18 +183,24 @@ def _flops(now: Cells, before: Cells, margin: float) -> Iterator[Finding]:
 
 
 def _time(now: Cells, before: Cells, band: float | None) -> Iterator[Finding]:
-    """Judge the ratio to `none` of the same run: only an interval wholly beyond the band counts."""
+    """Judge the ratio to `none` of the same run: only an interval wholly beyond the band counts.
+
+    The baseline was measured too: the band lies above the upper end of its interval.
+    """
     if band is None or now["placement"] == REFERENCE:
         return
-    if now["step_ratio_low"] is None or before["step_ratio"] is None:
-        yield _finding(Mark.UNJUDGED, now, "has no interval of its step time: measure at least five rounds")
-    elif now["step_ratio_low"] > before["step_ratio"] * (1 + band):
-        interval = f"{format_ratio(now['step_ratio'])} [{now['step_ratio_low']:.2f}, {now['step_ratio_high']:.2f}]"
+    if now["step_ratio_low"] is None or before["step_ratio_high"] is None:
         yield _finding(
-            Mark.REGRESSION,
-            now,
-            f"takes {interval} the plain step, {format_ratio(before['step_ratio'])} in the baseline",
+            Mark.UNJUDGED, now, "has no interval of its step time on both sides: measure five rounds or more"
         )
+    elif now["step_ratio_low"] > before["step_ratio_high"] * (1 + band):
+        yield _finding(
+            Mark.REGRESSION, now, f"takes {_interval(now)} the plain step, {_interval(before)} in the baseline"
+        )
+
+
+def _interval(cells: Cells) -> str:
+    return f"{format_ratio(cells['step_ratio'])} [{cells['step_ratio_low']:.2f}, {cells['step_ratio_high']:.2f}]"
 
 
 def _signed(count: int) -> str:

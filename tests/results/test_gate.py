@@ -13,7 +13,7 @@ from bench.results.adapters import junit, smaller_is_better
 from bench.results.columns import COLUMNS
 from bench.results.gate import Margins, Mark, exit_code, judge
 from bench.results.reading import MARGIN, Run, key_of
-from bench.results.record import Flops, Measurement
+from bench.results.record import Flops, Measurement, Timing
 from tests.results.making import CPU, equality, measurement, memory, rows, timing
 
 
@@ -170,3 +170,9 @@ def test_a_message_with_colours_is_still_xml() -> None:
     run = run_of(case(status="out_of_memory", message="\x1b[31mgone\x1b[0m"))
     (test,) = ElementTree.fromstring(junit(run, judge(run, run_of(case()), Margins()))).iter("failure")
     assert "gone" in str(test.get("message"))
+
+
+def test_a_baseline_is_as_uncertain_as_its_own_interval() -> None:
+    wide = Timing(step_s=(1.0, 1.1, 1.2, 1.3, 1.4), reference_s=(1.0,) * 5)  # median 1.2, interval [1.0, 1.4]
+    assert verdict(case(timing=timing(1.39)), case(timing=wide), time=0.0)[2] == 0
+    assert verdict(case(timing=timing(1.41)), case(timing=wide), time=0.0)[2] == 1
