@@ -42,7 +42,7 @@ gate: setup ## hold the smoke suite to results/baseline/cpu.csv
 
 .PHONY: speed
 speed: setup ## benchmark the harness itself with pytest-benchmark
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python -m pytest benchmarks --benchmark-only -s
 
 .PHONY: clean
 clean: ## remove .venv and caches
