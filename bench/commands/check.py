@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +14,8 @@ from bench.results.adapters import junit, smaller_is_better
 from bench.results.gate import Finding, Margins, Mark, exit_code, judge
 from bench.results.reading import CannotJudgeError, Cells, Key, Run, read_run
 from bench.results.sheet import escaped
-from bench.results.store import Store, write_whole
-from bench.running.progress import SilentWatcher
-from bench.running.runner import run_suite
+from bench.results.store import write_whole
+from bench.running.single import run_aside
 from bench.suite import Suite, load_suite
 from bench.units import parse_percent
 
@@ -88,9 +86,7 @@ def _measured_again(suite: Suite, models: set[str], timed: bool) -> Mapping[Key,
     entries = tuple(entry for entry in suite.models if entry.name in models)
     settings = suite.settings if timed else suite.settings.model_copy(update={"rounds": 0})
     narrowed = suite.model_copy(update={"models": entries, "settings": settings})
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store.begin(Path(folder), narrowed.to_toml())
-        run_suite(narrowed, store, Path.cwd(), SilentWatcher())
+    with run_aside(narrowed, Path.cwd()) as store:
         return read_run(store.folder).rows
 
 

@@ -1,9 +1,10 @@
-"""Measure one model under one placement, the plain step with it, and keep nothing on disk."""
+"""Measure aside: a suite, or one model under one placement and its plain step, with nothing kept on disk."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,21 @@ def measure_single(suite: Suite, root: Path) -> MeasuredCase:
         BenchError: something the user has to mend: no such model, no such device.
     """
     suite.check_models(root)
+    with run_aside(suite, root) as store:
+        return _case(suite, store)
+
+
+@contextmanager
+def run_aside(suite: Suite, root: Path) -> Iterator[Store]:
+    """Run a suite without a word, in a folder that is there for the length of a `with` block.
+
+    Raises:
+        BenchError: as `run_suite` does.
+    """
     with tempfile.TemporaryDirectory() as folder:
         store = Store.begin(Path(folder), suite.to_toml())
         run_suite(suite, store, root, SilentWatcher())
-        return _case(suite, store)
+        yield store
 
 
 def _case(suite: Suite, store: Store) -> MeasuredCase:
