@@ -7,8 +7,7 @@ so the pass costs no more than a plain step. On CUDA the caching allocator keeps
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -16,9 +15,10 @@ from torch.autograd.profiler import record_function
 
 from bench.errors import BenchError
 from bench.measuring.step import Phases
+from bench.measuring.tape import Event, Reading, Span, replay
 from bench.results.record import Phase
 
-_MARK = "rematbench."
+_PHASE, _BLOCK = "rematbench.phase.", "rematbench.block."
 _ASKED = 64 * 2**20
 
 
@@ -26,83 +26,16 @@ class MeterError(BenchError):
     """The meter does not see what was allocated: no number it gives may be trusted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One pass over one step, in bytes above its start.
-
-    Attributes:
-        held_bytes: live at the end of the forward phase.
-        phase_peak_bytes: the greatest sum inside each phase, in the order they ran.
-        reserved_bytes: what the caching allocator took from the device; None on a CPU.
-    """
-
-    held_bytes: int
-    phase_peak_bytes: dict[Phase, int]
-    reserved_bytes: int | None = None
-
-    @property
-    def peak_bytes(self) -> int:
-        """The greatest sum of the step."""
-        return max(self.phase_peak_bytes.values(), default=0)
-
-
 class Meter(Protocol):
     """Measures one call of a step that marks its phases."""
 
     name: str
 
+    def block(self, path: str) -> AbstractContextManager[Any]:
+        """Mark a call of a module, so that a reading can tell what it allocated."""
+
     def read(self, step: Callable[[Phases], object]) -> Reading:
         """Run the step once and say what it allocated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """An allocation (positive bytes) or a free (negative) of one block, at a time in nanoseconds."""
-
-    time: int
-    block: int
-    change: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """A phase on the clock of the events."""
-
-    phase: Phase
-    start: int
-    stop: int
-
-
-def replay(events: Iterable[Event], spans: Iterable[Span]) -> Reading:
-    """Add up a step's events.
-
-    A block that was there before the first event may be freed in between: it is not counted, as the peak is of what
-    the step itself allocates.
-    """
-    live: dict[int, int] = {}
-    total = 0
-    totals: list[tuple[int, int]] = []
-    for event in sorted(events, key=lambda event: event.time):
-        if event.change > 0:
-            live[event.block] = event.change
-            total += event.change
-        else:
-            total -= live.pop(event.block, 0)
-        totals.append((event.time, total))
-    ordered = sorted(spans, key=lambda span: span.start)
-    return Reading(
-        held_bytes=next((_total_at(totals, span.stop) for span in ordered if span.phase == "forward"), 0),
-        phase_peak_bytes={span.phase: _greatest(totals, span) for span in ordered},
-    )
-
-
-def _total_at(totals: list[tuple[int, int]], time: int) -> int:
-    return next((total for when, total in reversed(totals) if when <= time), 0)
-
-
-def _greatest(totals: list[tuple[int, int]], span: Span) -> int:
-    inside = [total for when, total in totals if span.start <= when <= span.stop]
-    return max([_total_at(totals, span.start), *inside])
 
 
 class CpuMeter:
@@ -110,11 +43,22 @@ class CpuMeter:
 
     name = "torch CPU allocator events"
 
+    @contextmanager
+    def block(self, path: str) -> Iterator[None]:
+        mark = record_function(_BLOCK + path)
+        with torch._C._DisableTorchDispatch():  # marks are operators: a save policy must not be asked about them
+            mark.__enter__()
+        try:
+            yield
+        finally:
+            with torch._C._DisableTorchDispatch():
+                mark.__exit__(None, None, None)
+
     def read(self, step: Callable[[Phases], object]) -> Reading:
         with _profiled() as nodes:
-            step(lambda phase: record_function(_MARK + phase))
+            step(lambda phase: record_function(_PHASE + phase))
         events = [_event(node) for node in nodes if _is_allocation(node)]
-        spans = [_span(node) for node in nodes if node.name.startswith(_MARK)]
+        spans = [_span(node) for node in nodes if node.name.startswith((_PHASE, _BLOCK))]
         return replay(events, spans)
 
 
@@ -153,11 +97,13 @@ def _is_allocation(node: Any) -> bool:
 
 
 def _event(node: Any) -> Event:
-    return Event(time=node.start_time_ns, block=node.extra_fields.ptr, change=node.extra_fields.alloc_size)
+    return Event(time=node.start_time_ns, address=node.extra_fields.ptr, change=node.extra_fields.alloc_size)
 
 
 def _span(node: Any) -> Span:
-    return Span(phase=node.name.removeprefix(_MARK), start=node.start_time_ns, stop=node.end_time_ns)
+    is_block = node.name.startswith(_BLOCK)
+    name = node.name.removeprefix(_BLOCK if is_block else _PHASE)
+    return Span(name=name, start=node.start_time_ns, stop=node.end_time_ns, is_block=is_block)
 
 
 class CudaMeter:
@@ -167,6 +113,10 @@ class CudaMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+
+    def block(self, _path: str) -> AbstractContextManager[Any]:
+        """Mark nothing: counters do not tell who allocated."""
+        return nullcontext()
 
     def read(self, step: Callable[[Phases], object]) -> Reading:
         peaks: dict[Phase, int] = {}

@@ -6,7 +6,7 @@ import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,10 +15,13 @@ from bench.measuring.devices import clock_for, random_state, restore_random_stat
 from bench.measuring.equality import Outcome, compare, outcome_of
 from bench.measuring.flops import FlopCount, FlopMeter
 from bench.measuring.memory import Meter, meter_for
+from bench.measuring.parts import marked
 from bench.measuring.step import Workload, clear_gradients, training_step
+from bench.measuring.structure import structure_of
+from bench.measuring.tape import Reading
 from bench.placing.apply import applied
 from bench.placing.placement import Placement
-from bench.results.record import Equality, Flops, Memory, Phase
+from bench.results.record import Equality, Flops, Memory, Phase, Structure, Timeline
 
 PASSES = 2
 
@@ -31,6 +34,7 @@ class Findings:
         blocks: how many modules some region recomputes.
         equality: None without a plain step to compare with.
         flops: None where torch cannot run the step under its dispatch mode.
+        timeline: of the greater memory pass; no two passes take the same times.
     """
 
     blocks: int
@@ -38,6 +42,7 @@ class Findings:
     memory: Memory
     equality: Equality | None
     flops: Flops | None
+    timeline: Timeline | None = field(default=None, compare=False)
 
 
 class Session:
@@ -62,17 +67,26 @@ class Session:
         flops = self._flops()
         self._plain_flops = flops.total if flops else None
 
+    def structure(self) -> Structure:
+        """Say how the plain step runs through the model."""
+        self._fresh()
+        return structure_of(self.workload)
+
     def measure(self, placement: Placement) -> Findings:
         """Apply a placement, measure everything but its time, and remove it."""
         with applied(self.workload.module, placement) as handle:
             outcome = self._outcome()
-            return Findings(
-                blocks=len(handle.blocks),
-                loss=float(outcome.loss),
-                memory=self._memory(),
-                equality=compare(*self._plain, outcome) if self._plain else None,
-                flops=self._flops(),
-            )
+            equality = compare(*self._plain, outcome) if self._plain else None
+            flops = self._flops()
+        readings = self._readings(placement)
+        return Findings(
+            blocks=len(handle.blocks),
+            loss=float(outcome.loss),
+            memory=self._memory_of(readings),
+            equality=equality,
+            flops=flops,
+            timeline=_worst(readings).timeline,
+        )
 
     def timed_step(self, placement: Placement) -> float:
         """Return the seconds of one step under a placement; applying and removing it are not counted."""
@@ -90,13 +104,19 @@ class Session:
         self._fresh()
         return outcome_of(self.workload, training_step(self.workload), self._device)
 
-    def _memory(self) -> Memory:
+    def _readings(self, placement: Placement) -> list[Reading]:
         readings = []
-        for _ in range(PASSES):
-            self._fresh()
-            with _collected():
-                readings.append(self._meter.read(lambda phases: training_step(self.workload, phases)))
-        worst = max(readings, key=lambda reading: reading.peak_bytes)
+        model, mark = self.workload.module, self._meter.block
+        # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself.
+        with marked(model, mark), applied(model, placement), marked(model, mark):
+            for _ in range(PASSES):
+                self._fresh()
+                with _collected():
+                    readings.append(self._meter.read(lambda phases: training_step(self.workload, phases)))
+        return readings
+
+    def _memory_of(self, readings: list[Reading]) -> Memory:
+        worst = _worst(readings)
         return Memory(
             meter=self._meter.name,
             static_bytes=static_bytes(self.workload),
@@ -105,6 +125,8 @@ class Session:
             phase_peak_bytes=worst.phase_peak_bytes,
             passes_peak_bytes=tuple(reading.peak_bytes for reading in readings),
             reserved_bytes=worst.reserved_bytes,
+            held_by_block=worst.held_by_block,
+            at_peak=worst.at_peak,
         )
 
     def _flops(self) -> Flops | None:
@@ -133,6 +155,10 @@ class Session:
 
             training_step(self.workload, phases)
         return counts
+
+
+def _worst(readings: list[Reading]) -> Reading:
+    return max(readings, key=lambda reading: reading.peak_bytes)
 
 
 @contextmanager

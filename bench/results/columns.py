@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,14 @@ class Column:
     Attributes:
         unit: of a number; a column with one is read back as a number, whole for what is counted.
         value: answers None where the number is absent, and the cell stays empty.
+        required: a file without it is none of ours; one that is not came later, and is empty in older files.
     """
 
     name: str
     unit: str
     meaning: str
     value: Callable[[Row], Any]
+    required: bool = True
 
     def parse(self, cell: str) -> Any:
         """Read a cell back; an empty one is None.
@@ -64,6 +67,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "s": float,
     "×": float,
     "difference": float,
+    "bytes by block": json.loads,
     "yes/no": {"true": True, "false": False}.__getitem__,
 }
 
@@ -105,14 +109,18 @@ def _regions(row: Row) -> str | None:
     return str(row.case.regions) if row.case.regions else None
 
 
-def _column(name: str, unit: str, meaning: str, value: Callable[[Row], Any] | None = None) -> Column:
-    return Column(name=name, unit=unit, meaning=meaning, value=value or _case(name))
+def _column(
+    name: str, unit: str, meaning: str, value: Callable[[Row], Any] | None = None, *, required: bool = True
+) -> Column:
+    return Column(name=name, unit=unit, meaning=meaning, value=value or _case(name), required=required)
 
 
 def cell_text(value: object) -> str:
     """Write a value as a cell; nothing for None, never 0."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return json.dumps(value, separators=(",", ":"))
     return "" if value is None else str(value)
 
 
@@ -158,4 +166,11 @@ COLUMNS = (
     _column("threads", "threads", "intra-op threads of torch", _part("environment", "threads")),
     _column("commit", "", "of the model's repository, `+` when it has changes", _part("environment", "commit")),
     _column("measured_at", "", "UTC"),
+    _column(
+        "held_by_block",
+        "bytes by block",
+        "`held_bytes` by the module that allocated them, as JSON",
+        _part("memory", "held_by_block"),
+        required=False,
+    ),
 )

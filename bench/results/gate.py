@@ -18,6 +18,7 @@ from bench.units import format_bytes, format_flops, format_percent, format_ratio
 
 _VERDICTS = ("bitwise", "noise", "close", "different")
 _SAME = ("equal", "different")
+_NAMED_BLOCKS = 3
 
 
 class Mark(StrEnum):
@@ -168,7 +169,21 @@ def _breakdown(now: Cells, before: Cells) -> str:
         "transient": now["peak_bytes"] - before["peak_bytes"] - held,
         "static (not in the peak)": static,
     }
-    return ", ".join(f"{name} {_signed(change)}" for name, change in parts.items() if change)
+    text = ", ".join(f"{name} {_signed(change)}" for name, change in parts.items() if change)
+    return f"{text}{_blocks(now, before)}"
+
+
+def _blocks(now: Cells, before: Cells) -> str:
+    """Name the blocks that hold more than before, where both sides know; nothing where none does."""
+    left, right = before["held_by_block"], now["held_by_block"]
+    if not left or not right:
+        return ""
+    growth = {block: size - left.get(block, 0) for block, size in right.items() if size > left.get(block, 0)}
+    worst = sorted(growth, key=lambda block: -growth[block])
+    named = [f"{block or 'the model itself'} {_signed(growth[block])}" for block in worst[:_NAMED_BLOCKS]]
+    rest = sum(growth[block] for block in worst[_NAMED_BLOCKS:])
+    more = [f"{len(worst) - _NAMED_BLOCKS} more {_signed(rest)}"] if rest else []
+    return f"; more is held by {', '.join(named + more)}" if named else ""
 
 
 def _flops(now: Cells, before: Cells, margin: float) -> Iterator[Finding]:

@@ -83,7 +83,7 @@ def _by_key(path: Path, rows: Iterable[Cells]) -> Mapping[Key, Cells]:
 
 
 def _refuse_foreign(path: Path, header: list[str]) -> None:
-    missing = [column.name for column in COLUMNS if column.name not in header]
+    missing = [column.name for column in COLUMNS if column.required and column.name not in header]
     if missing:
         raise StorageError(f"{path} is no CSV of a run: it has no column {missing[0]}")
 
@@ -95,7 +95,7 @@ def _cells(path: Path, number: int, header: list[str], line: list[str]) -> Cells
     cells: dict[str, Any] = {MARGIN: texts.get(MARGIN) or None}
     for column in COLUMNS:
         try:
-            cells[column.name] = column.parse(texts[column.name])
+            cells[column.name] = column.parse(texts.get(column.name, ""))
         except (ValueError, KeyError) as error:
             value = texts[column.name]
             raise StorageError(f"{path}, line {number}: {column.name} is {value!r}, not a {column.unit}") from error

@@ -30,6 +30,7 @@ class Status(StrEnum):
 
 
 Phase = Literal["forward", "backward", "optimizer"]
+Kind = Literal["kept", "recomputed", "gradients", "transient", "optimizer"]
 Verdict = Literal["bitwise", "noise", "close", "different"]
 Same = Literal["equal", "different"]
 
@@ -52,6 +53,40 @@ class Environment(Record):
     commit: str
 
 
+LOSS = "(loss)"
+"""Stands for a module's path where something was allocated outside all modules: by the loss, or by backward."""
+
+
+class Share(Record):
+    """A part of what is live at the peak.
+
+    Attributes:
+        kind: `kept` since the forward for backward; `recomputed` by a region in backward; `gradients` of parameters;
+            `transient`, freed before its phase ends; `optimizer`, allocated in its step.
+        block: path of the module that allocated it; `""` is the model itself, `(loss)` nothing inside it.
+    """
+
+    kind: Kind
+    block: str
+    bytes: int
+
+
+class Timeline(Record):
+    """Live bytes over one step above its start, thinned to the least and greatest of short stretches.
+
+    Attributes:
+        time_s: seconds from the start of forward, under the meter; not those of a timed step.
+        live_bytes: the sum right after each of these times; its greatest is the peak.
+        phases: start and end of each phase.
+        recomputed: block, start and end of each call in backward.
+    """
+
+    time_s: tuple[float, ...]
+    live_bytes: tuple[int, ...]
+    phases: dict[Phase, tuple[float, float]]
+    recomputed: tuple[tuple[str, float, float], ...] = ()
+
+
 class Memory(Record):
     """Bytes that torch's allocator handed out, above the start of the step.
 
@@ -63,6 +98,9 @@ class Memory(Record):
         phase_peak_bytes: the greatest sum inside each phase.
         passes_peak_bytes: the peak of every pass; they should not differ.
         reserved_bytes: greatest number of bytes the caching allocator took from the device; CUDA only.
+        held_by_block: `held_bytes` by the path of the module that allocated them, in order of their first allocation;
+            None where the meter cannot tell.
+        at_peak: what `peak_bytes` were, the greatest first; empty where the meter cannot tell.
     """
 
     meter: str
@@ -72,6 +110,8 @@ class Memory(Record):
     phase_peak_bytes: dict[Phase, int]
     passes_peak_bytes: tuple[int, ...]
     reserved_bytes: int | None = None
+    held_by_block: dict[str, int] | None = None
+    at_peak: tuple[Share, ...] = ()
 
     @property
     def peak_phase(self) -> Phase:
@@ -127,6 +167,27 @@ class Timing(Record):
     reference_s: tuple[float, ...]
 
 
+class Skip(Record):
+    """A tensor that one block makes and a block further down the model still takes in.
+
+    Attributes:
+        source: the block that made it; `""` where it comes with the batch.
+        target: the last block that takes it in.
+    """
+
+    source: str
+    target: str
+    bytes: int
+    shape: tuple[int, ...]
+
+
+class Structure(Record):
+    """A model as its step runs it: the blocks in the order of their first calls, and what skips past some of them."""
+
+    blocks: tuple[str, ...]
+    skips: tuple[Skip, ...] = ()
+
+
 class Measurement(Record):
     """One placement of one model on one device.
 
@@ -134,6 +195,8 @@ class Measurement(Record):
         placement: as named in the suite; `regions` is what it came to on this model.
         message: why the status is not ok, or what is worth knowing about a row that is.
         checkpointed_blocks: modules that some region recomputes, outermost regions only.
+        timeline: of the memory pass with the greater peak; None where the meter cannot tell.
+        structure: of the model; in the plain row only.
         resident_bytes: growth of the peak resident set over a step, in a process of its own; on request.
         measured_at: UTC, ISO 8601.
     """
@@ -151,6 +214,8 @@ class Measurement(Record):
     equality: Equality | None = None
     flops: Flops | None = None
     timing: Timing | None = None
+    timeline: Timeline | None = None
+    structure: Structure | None = None
     resident_bytes: int | None = None
     environment: Environment | None = None
     measured_at: str

@@ -224,6 +224,8 @@ class _Work:
             memory=findings.memory,
             equality=findings.equality if finite else None,
             flops=findings.flops,
+            timeline=findings.timeline,
+            structure=self._session.structure() if name == REFERENCE else None,
             environment=self._environment,
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )

@@ -80,6 +80,7 @@ def test_a_block_that_saves_one_more_activation_turns_the_gate_red(
     (line,) = [line for line in red.stdout.splitlines() if "net.py:build · none" in line]
     assert f"{ACTIVATION * 4 >> 10} KiB" in line
     assert "in backward: held after forward" in line
+    assert "; more is held by 1 +256 KiB" in line
     (folder / "net.py").write_text(MODEL)
     assert rematbench("check", "greedy", "--against", measured, "--no-retry").returncode == 1
     calmed = rematbench("check", "greedy", "--against", measured)  # the second measurement is of the reverted model

@@ -1,17 +1,17 @@
-"""The memory meter against hand computations, an independent replay, and itself."""
+"""The memory meter against hand computations and itself."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from bench.measuring.building import build
-from bench.measuring.memory import CpuMeter, CudaMeter, Event, MeterError, Reading, Span, replay, self_test
+from bench.measuring.memory import CpuMeter, CudaMeter, MeterError, self_test
 from bench.measuring.step import Phases, Workload, clear_gradients, training_step
+from bench.measuring.tape import Reading
 from bench.model_ref import ModelRef
 from bench.placing.apply import applied
 from bench.placing.placement import Placement, Region
@@ -123,55 +123,15 @@ def test_a_meter_that_sees_something_else_is_refused() -> None:
     class Blind:
         name = "blind"
 
+        def block(self, _path: str) -> AbstractContextManager[None]:
+            return nullcontext()
+
         def read(self, step: Callable[[Phases], object]) -> Reading:
             CpuMeter().read(step)
             return Reading(held_bytes=0, phase_peak_bytes={"forward": 0})
 
     with pytest.raises(MeterError, match=r"\(blind\) saw 0 bytes where 67,108,864"):
         self_test(Blind(), torch.device("cpu"))
-
-
-FORWARD, BACKWARD = Span(phase="forward", start=0, stop=100), Span(phase="backward", start=101, stop=200)
-
-
-def test_replay_by_hand() -> None:
-    events = [
-        Event(time=10, block=1, change=700),
-        Event(time=20, block=2, change=300),
-        Event(time=30, block=2, change=-300),
-        Event(time=110, block=3, change=200),
-        Event(time=120, block=9, change=-5000),  # from before the step
-        Event(time=130, block=1, change=-700),
-        Event(time=140, block=1, change=50),  # the address again
-    ]
-    reading = replay(reversed(events), [BACKWARD, FORWARD])
-    assert reading == Reading(held_bytes=700, phase_peak_bytes={"forward": 1000, "backward": 900})
-    assert reading.peak_bytes == 1000
-
-
-def test_a_phase_that_allocates_nothing_still_holds_what_the_one_before_left() -> None:
-    reading = replay([Event(time=10, block=1, change=8)], [FORWARD, BACKWARD])
-    assert reading.phase_peak_bytes == {"forward": 8, "backward": 8}
-
-
-@given(st.lists(st.tuples(st.integers(1, 10**9), st.booleans()), max_size=60), st.integers(0, 60))
-def test_replay_agrees_with_a_walk_over_live_sets(blocks: list[tuple[int, bool]], boundary: int) -> None:
-    """Blocks come in turn, each freed before the next one or never; sums are taken over the live set itself."""
-    events: list[Event] = []
-    live: dict[int, int] = {}
-    sums: list[tuple[int, int]] = []
-    for block, (size, freed) in enumerate(blocks):
-        for change in (size, -size) if freed else (size,):
-            time = 2 * len(events) + 1  # odd: a phase begins and ends between two events
-            events.append(Event(time=time, block=block, change=change))
-            live.pop(block) if change < 0 else live.update({block: size})
-            sums.append((time, sum(live.values())))
-    cut, end = 2 * min(boundary, len(events)), 2 * len(events)
-    reading = replay(events, [Span(phase="forward", start=0, stop=cut), Span(phase="backward", start=cut, stop=end)])
-    before, after = [total for time, total in sums if time < cut], [total for time, total in sums if time > cut]
-    held = before[-1] if before else 0
-    assert reading.held_bytes == held
-    assert reading.phase_peak_bytes == {"forward": max([0, *before]), "backward": max([held, *after])}
 
 
 @pytest.mark.gpu

@@ -1,13 +1,26 @@
 """Measurements made up for the tests of this room: by hand with only what a test is about, or at random."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
 from bench.placing.placement import SAVE_POLICIES, Placement, Region
 from bench.results.columns import Row, rows_of
-from bench.results.record import Environment, Equality, Flops, Measurement, Memory, Status, Timing
+from bench.results.record import (
+    Environment,
+    Equality,
+    Flops,
+    Kind,
+    Measurement,
+    Memory,
+    Share,
+    Skip,
+    Status,
+    Structure,
+    Timeline,
+    Timing,
+)
 
 MIB = 2**20
 CPU = Environment(
@@ -74,6 +87,19 @@ memories = st.builds(
     phase_peak_bytes=st.dictionaries(st.sampled_from(("forward", "backward", "optimizer")), counts, min_size=1),
     passes_peak_bytes=st.lists(counts, min_size=1, max_size=3).map(tuple),
     reserved_bytes=st.none() | counts,
+    held_by_block=st.none() | st.dictionaries(one_line, counts, max_size=3),
+    at_peak=st.lists(st.builds(Share, kind=st.sampled_from(get_args(Kind)), block=one_line, bytes=counts), max_size=3),
+)
+timelines = st.builds(
+    Timeline,
+    time_s=st.lists(st.floats(0, 1e3), max_size=3).map(tuple),
+    live_bytes=st.lists(counts, max_size=3).map(tuple),
+    phases=st.just({"forward": (0.0, 1.0)}),
+)
+structures = st.builds(
+    Structure,
+    blocks=st.lists(one_line, max_size=3).map(tuple),
+    skips=st.lists(st.builds(Skip, source=one_line, target=one_line, bytes=counts, shape=st.just((2, 3))), max_size=2),
 )
 equalities = st.builds(
     Equality,
@@ -116,6 +142,8 @@ def measurements(texts: st.SearchStrategy[str] = one_line) -> st.SearchStrategy[
         equality=st.none() | equalities,
         flops=st.none() | flops,
         timing=st.none() | timings,
+        timeline=st.none() | timelines,
+        structure=st.none() | structures,
         resident_bytes=st.none() | counts,
         environment=st.none() | st.just(CPU),
         measured_at=texts,

@@ -19,7 +19,7 @@ suite, model, placement, device, dtype, status, message, regions, checkpointed_b
 peak_bytes, peak_ratio, held_bytes, peak_phase, repeatable, step_median_s, step_iqr_s, step_ratio, step_ratio_low,
 step_ratio_high, rounds, forward_flops, recompute_flops, uncounted_ops, gradients, gradients_max_abs_diff,
 gradients_worst, loss, buffers, rng_state, resident_bytes, reserved_bytes, memory_meter, torch, python, device_name,
-threads, commit, measured_at
+threads, commit, measured_at, held_by_block
 """
 ALWAYS_THERE = {"suite", "model", "placement", "device", "dtype", "status", "message", "measured_at"}
 
@@ -47,7 +47,15 @@ def test_a_full_row() -> None:
         message="buffer bn.running_mean differs",
         regions=Placement(name="each", regions=(region, Region(path="blocks[2]"))),
         checkpointed_blocks=3,
-        memory=memory(50, 20, static_bytes=7, passes_peak_bytes=(50, 51), reserved_bytes=64, meter="counters"),
+        memory=memory(
+            50,
+            20,
+            static_bytes=7,
+            passes_peak_bytes=(50, 51),
+            reserved_bytes=64,
+            meter="counters",
+            held_by_block={"a": 20},
+        ),
         equality=equality("close", gradients_max_abs_diff=1e-7, gradients_worst="w", buffers="different", buffer="bn"),
         flops=Flops(forward=100, total=400, recompute=90, uncounted_ops=("aten.a", "aten.b")),
         timing=Timing(step_s=(3.0, 1.0, 2.0), reference_s=(1.0, 1.0, 1.0)),
@@ -65,6 +73,7 @@ def test_a_full_row() -> None:
         **{"rng_state": "equal", "resident_bytes": 4096, "reserved_bytes": 64, "memory_meter": "counters"},
         **{"torch": "2.13.0", "python": "3.11.7", "device_name": "A Processor", "threads": 2, "commit": "0123abc+"},
         "measured_at": "2030-01-31",
+        "held_by_block": {"a": 20},
     }
 
 

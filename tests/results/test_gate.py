@@ -57,6 +57,20 @@ def test_what_comes_and_goes_is_told_from_what_is_held() -> None:
     assert "held after forward -100 B, transient +600 B" in text
 
 
+def test_the_blocks_that_hold_more_are_named_the_worst_first() -> None:
+    before = {"blocks.0": 100, "blocks.1": 100, "blocks.2": 50, "head": 10, "gone": 40}
+    now = {"blocks.0": 101, "blocks.1": 400, "blocks.2": 60, "head": 10, "": 5, "blocks.3": 3}
+    grown = case(peak=1500, memory=memory(1500, 700, held_by_block=now))
+    _, text, _ = verdict(grown, case(memory=memory(1000, 400, held_by_block=before)))
+    assert text.endswith("; more is held by blocks.1 +300 B, blocks.2 +10 B, the model itself +5 B, 2 more +4 B")
+
+
+@pytest.mark.parametrize("held", [None, {}, {"blocks.0": 1}])
+def test_without_blocks_on_both_sides_none_is_named(held: dict[str, int] | None) -> None:
+    grown = case(memory=memory(1500, 700, held_by_block=held))
+    assert "more is held by" not in verdict(grown, case())[1]
+
+
 GROWN = case(peak=1100)
 
 
