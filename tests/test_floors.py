@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "bench"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench.errors",),
     ("bench.units",),
+    ("bench.planning",),
     ("bench.placing.paths", "bench.loading"),
     ("bench.placing.placement", "bench.model_ref"),
     ("bench.placing.strategies",),
@@ -35,6 +36,7 @@ WITHOUT_TORCH = (
     "bench.results.store",
     "bench.running.runner",
     "bench.placing.strategies",
+    "bench.planning.solve",
 )
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,51 @@
+"""The solver's speed, and what thinning costs, under pytest-benchmark: `make speed`. Nothing here fails by time."""
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.planning.bound import least_cost
+from bench.planning.chain import Chain
+from bench.planning.schedule import Schedule
+from bench.planning.solve import POINTS, frontier, solve
+from tests.planning.chains import long_chain
+
+
+@pytest.fixture(scope="module")
+def hundred() -> Chain:
+    return long_chain(100)
+
+
+@pytest.fixture(scope="module")
+def exact(hundred: Chain) -> tuple[Schedule, ...]:
+    return frontier(hundred, points=None)
+
+
+@pytest.mark.parametrize("points", [48, POINTS, 400])
+def test_the_frontier_of_a_hundred_units(
+    benchmark: BenchmarkFixture, hundred: Chain, exact: tuple[Schedule, ...], points: int
+) -> None:
+    """`gap` is the cost above the optimum at the same peak, at most, as a share of one forward."""
+    found = benchmark.pedantic(frontier, args=(hundred,), kwargs={"points": points}, rounds=1)
+    forward = sum(unit.forward_cost for unit in hundred.units)
+    gaps = [one.cost - min(best.cost for best in exact if best.peak_bytes <= one.peak_bytes) for one in found]
+    benchmark.extra_info.update(points=len(found), exact_points=len(exact), gap=max(gaps) / forward)
+    print(
+        f"\n{points} points a list: {len(found)} of {len(exact)} points, at most {max(gaps) / forward:.2%} of a forward"
+    )
+
+
+def test_a_thousand_units_at_a_budget(benchmark: BenchmarkFixture) -> None:
+    chain = long_chain(1000)
+    found = benchmark.pedantic(solve, args=(chain, 400 * 2**20), kwargs={"points": 32, "stride": 16}, rounds=1)
+    print(f"\n{len(found.regions)} regions, peak {found.peak_bytes} bytes, cost {found.cost:.3f}")
+
+
+@pytest.mark.parametrize("count", [40, 100])
+def test_the_linear_program(benchmark: BenchmarkFixture, count: int) -> None:
+    """`share` is the bound as a share of what the recursion reaches at the same peak."""
+    chain = long_chain(count)
+    found = frontier(chain)
+    middle = found[len(found) // 2]
+    bound = benchmark.pedantic(least_cost, args=(chain, middle.peak_bytes), rounds=1)
+    benchmark.extra_info.update(share=bound / middle.cost)
+    print(f"\nthe bound is {bound / middle.cost:.1%} of the recursion's cost")
