@@ -19,6 +19,7 @@ from bench import __version__
 from bench.commands import baseline
 from bench.commands.check import check
 from bench.commands.compare import compare
+from bench.commands.inspect import inspect
 from bench.errors import BenchError
 from bench.loading import reference_models
 from bench.placing.placement import Options
@@ -214,6 +215,7 @@ def _list(entries: object) -> None:
 
 app.command()(compare)
 app.command()(check)
+app.command()(inspect)
 app.add_typer(baseline.app, name="baseline")
 
 

@@ -60,14 +60,20 @@ def _runs(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward
 
 
+def every_module(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every module that has a forward of its own, by its first path."""
+    return {path: module for path, module in model.named_modules() if _runs(module)}
+
+
 @contextmanager
-def marked(model: nn.Module, mark: Mark) -> Iterator[None]:
+def marked(model: nn.Module, mark: Mark, *, every: bool = False) -> Iterator[None]:
     """Run every call of a part, and of a module around parts, inside `mark(path)`; undone on leaving.
 
+    With `every`, calls of modules inside parts too.
     To be entered before a placement is applied, so that what the placement recomputes is marked as well. A compiled
     model is left alone: its parts are no calls any more.
     """
-    modules = {} if is_compiled(model) else wholes(model)
+    modules = {} if is_compiled(model) else every_module(model) if every else wholes(model)
 
     def around(path: str, forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:

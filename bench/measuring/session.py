@@ -69,7 +69,7 @@ class Session:
 
     def structure(self) -> Structure:
         """Say how the plain step runs through the model."""
-        self._fresh()
+        self.fresh()
         return structure_of(self.workload)
 
     def measure(self, placement: Placement) -> Findings:
@@ -78,7 +78,7 @@ class Session:
             outcome = self._outcome()
             equality = compare(*self._plain, outcome) if self._plain else None
             flops = self._flops()
-        readings = self._readings(placement)
+        readings = self.readings(placement)
         return Findings(
             blocks=len(handle.blocks),
             loss=float(outcome.loss),
@@ -91,26 +91,28 @@ class Session:
     def timed_step(self, placement: Placement) -> float:
         """Return the seconds of one step under a placement; applying and removing it are not counted."""
         with applied(self.workload.module, placement):
-            self._fresh()
+            self.fresh()
             start = self._clock()
             training_step(self.workload)
             return self._clock() - start
 
-    def _fresh(self) -> None:
+    def fresh(self) -> None:
+        """Put the state before every step back: buffers, random state, no gradients."""
         self._start.restore()
         clear_gradients(self.workload)
 
     def _outcome(self) -> Outcome:
-        self._fresh()
+        self.fresh()
         return outcome_of(self.workload, training_step(self.workload), self._device)
 
-    def _readings(self, placement: Placement) -> list[Reading]:
+    def readings(self, placement: Placement, *, every: bool = False) -> list[Reading]:
+        """Meter a placement's step in passes that should not differ; `every` marks the modules inside blocks too."""
         readings = []
         model, mark = self.workload.module, self._meter.block
         # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself.
-        with marked(model, mark), applied(model, placement), marked(model, mark):
+        with marked(model, mark, every=every), applied(model, placement), marked(model, mark):
             for _ in range(PASSES):
-                self._fresh()
+                self.fresh()
                 with _collected():
                     readings.append(self._meter.read(lambda phases: training_step(self.workload, phases)))
         return readings
@@ -145,7 +147,7 @@ class Session:
     def _count(self) -> dict[str, FlopCount]:
         """Return what a step has counted by the end of each phase, and in total."""
         counts: dict[str, FlopCount] = {}
-        self._fresh()
+        self.fresh()
         with FlopMeter() as meter:
 
             @contextmanager

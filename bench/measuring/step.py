@@ -46,18 +46,26 @@ def training_step(workload: Workload, phases: Phases = unmarked) -> torch.Tensor
     The output stays alive to the end of the step, as in the usual training loop. Gradients are added to what is there.
     """
     with phases("forward"):
-        output = _call(workload.module, workload.batch)
-        loss = workload.loss_fn(output) if workload.loss_fn else loss_of(output)
+        output, loss = forward_loss(workload)
     with phases("backward"):
         loss.backward()
     if workload.optimizer is not None:
         with phases("optimizer"):
             workload.optimizer.step()
+    del output
     return loss.detach()
 
 
-def _call(module: nn.Module, batch: Batch) -> Any:
-    return module(**batch) if isinstance(batch, Mapping) else module(*batch)
+def forward_loss(workload: Workload) -> tuple[Any, torch.Tensor]:
+    """Run the forward phase; return the model's output and the loss."""
+    output = call(workload)
+    return output, workload.loss_fn(output) if workload.loss_fn else loss_of(output)
+
+
+def call(workload: Workload) -> Any:
+    """Run the model on the batch; return its output."""
+    batch = workload.batch
+    return workload.module(**batch) if isinstance(batch, Mapping) else workload.module(*batch)
 
 
 def loss_of(output: Any) -> torch.Tensor:

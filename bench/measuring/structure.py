@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from bench.measuring.parts import Forward, parts, shadowed
-from bench.measuring.step import Workload, batch_tensors
+from bench.measuring.step import Workload, batch_tensors, call
 from bench.results.record import Skip, Structure
 
 
@@ -67,22 +67,21 @@ def structure_of(workload: Workload) -> Structure:
     watch = _Watch()
     static = watch.note([*workload.module.parameters(), *workload.module.buffers(), batch_tensors(workload.batch)])
     with torch.no_grad(), shadowed(parts(workload.module), watch.around):
-        batch = workload.batch
-        workload.module(*batch) if isinstance(batch, tuple) else workload.module(**batch)
+        call(workload)
     calls = [
-        Call(path=call.path, taken=call.taken - static, given=call.given - call.taken - static) for call in watch.calls
+        Call(path=made.path, taken=made.taken - static, given=made.given - made.taken - static) for made in watch.calls
     ]
     return Structure(
-        blocks=tuple(dict.fromkeys(call.path for call in calls)),
+        blocks=tuple(dict.fromkeys(made.path for made in calls)),
         skips=tuple(_skips(calls, watch.seen)),
     )
 
 
 def _skips(calls: list[Call], seen: dict[int, _Seen]) -> Iterator[Skip]:
     """Yield what a later part than the next one still takes in, by the last that does."""
-    for at, call in enumerate(calls):
-        for identity in sorted(call.given, key=lambda identity: -seen[identity].size_bytes):
+    for at, made in enumerate(calls):
+        for identity in sorted(made.given, key=lambda identity: -seen[identity].size_bytes):
             takers = [later for later in range(at + 1, len(calls)) if identity in calls[later].taken]
             if takers and takers[-1] > at + 1:
                 facts = seen[identity]
-                yield Skip(source=call.path, target=calls[takers[-1]].path, bytes=facts.size_bytes, shape=facts.shape)
+                yield Skip(source=made.path, target=calls[takers[-1]].path, bytes=facts.size_bytes, shape=facts.shape)

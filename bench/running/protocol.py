@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from bench.results.inspection import Inspection
 from bench.results.record import Environment, Measurement, Record, Status, Timing
 from bench.suite import Device, Job
 
-Stage = Literal["building", "plain step", "measuring", "timing", "resident"]
+Stage = Literal["building", "inspecting", "plain step", "measuring", "timing", "resident"]
 
 
 class ProbeOrder(Record):
@@ -47,6 +48,13 @@ class ResidentOrder(Record):
     kind: Literal["resident"] = "resident"
     job: Job
     placement: str
+
+
+class InspectOrder(Record):
+    """Take the plain step of a job's model apart."""
+
+    kind: Literal["inspect"] = "inspect"
+    job: Job
 
 
 class Probed(Record):
@@ -89,6 +97,13 @@ class Resident(Record):
     resident_bytes: int
 
 
+class Inspected(Record):
+    """Answer to an inspection."""
+
+    kind: Literal["inspected"] = "inspected"
+    inspection: Inspection
+
+
 class Failed(Record):
     """A placement failed; the worker ends after this. `placement` is empty when the model could not be built."""
 
@@ -111,8 +126,12 @@ class Done(Record):
     kind: Literal["done"] = "done"
 
 
-Order = Annotated[ProbeOrder | JobOrder | ResidentOrder, Field(discriminator="kind")]
-Message = Annotated[Probed | Began | Measured | Timed | Resident | Failed | Refused | Done, Field(discriminator="kind")]
+Order = Annotated[ProbeOrder | JobOrder | ResidentOrder | InspectOrder, Field(discriminator="kind")]
+Message = Annotated[
+    Probed | Began | Measured | Timed | Resident | Inspected | Failed | Refused | Done, Field(discriminator="kind")
+]
 
-ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder] = TypeAdapter(Order)
-MESSAGE: TypeAdapter[Probed | Began | Measured | Timed | Resident | Failed | Refused | Done] = TypeAdapter(Message)
+ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder] = TypeAdapter(Order)
+MESSAGE: TypeAdapter[Probed | Began | Measured | Timed | Resident | Inspected | Failed | Refused | Done] = TypeAdapter(
+    Message
+)

@@ -47,12 +47,17 @@ def run_suite(suite: Suite, store: Store, root: Path, watcher: Watcher) -> None:
         BenchError: something the user has to mend: a device that is not there, a model that cannot be imported, a
             folder that cannot be written, or a store from another environment. Finished rows stay.
     """
-    devices = [_probe(name, suite.settings, store, watcher) for name in suite.settings.devices]
+    devices = [probe(name, suite.settings, store, watcher) for name in suite.settings.devices]
     for job in suite.jobs(root, devices):
         _JobRun(job, store, watcher).run()
 
 
-def _probe(name: str, settings: Settings, store: Store, watcher: Watcher) -> Device:
+def probe(name: str, settings: Settings, store: Store, watcher: Watcher) -> Device:
+    """Ask a device what it is, and test its meter.
+
+    Raises:
+        BenchError: it is not there, or its meter cannot be trusted.
+    """
     order = ProbeOrder(device=name, threads=settings.threads)
     with Worker(order, store.folder / LOG, settings.timeout_s) as worker:
         for message in worker.messages():

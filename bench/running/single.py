@@ -14,11 +14,14 @@ from pydantic import ValidationError
 from bench.errors import BenchError, SuiteError, unknown
 from bench.placing.placement import first_problem
 from bench.results.columns import COLUMNS, Row, rows_of
+from bench.results.inspection import Inspection
 from bench.results.reading import MARGIN, Cells, Key, Run, key_of
 from bench.results.record import Memory, Status
 from bench.results.store import Store
+from bench.running.process import Worker
 from bench.running.progress import SilentWatcher
-from bench.running.runner import LOG, run_suite
+from bench.running.protocol import Failed, Inspected, InspectOrder
+from bench.running.runner import LOG, probe, run_suite
 from bench.suite import REFERENCE, Suite
 
 _SHOWN_LINES = 20
@@ -96,6 +99,28 @@ def measure_single(suite: Suite, root: Path) -> MeasuredCase:
     suite.check_models(root)
     with run_aside(suite, root) as store:
         return _case(suite, store)
+
+
+def inspect_single(suite: Suite, root: Path) -> Inspection:
+    """Take the plain step of a suite's one model apart, on its first device.
+
+    Raises:
+        CaseFailedError: it failed; the sentence is followed by the last lines of the worker's output.
+        BenchError: something the user has to mend.
+    """
+    suite.check_models(root)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.begin(Path(folder), suite.to_toml())
+        device = probe(suite.settings.devices[0], suite.settings, store, SilentWatcher())
+        [job] = suite.jobs(root, [device])
+        log = store.folder / LOG
+        with Worker(InspectOrder(job=job), log, suite.settings.timeout_s) as worker:
+            for message in worker.messages():
+                if isinstance(message, Inspected):
+                    return message.inspection
+                if isinstance(message, Failed):
+                    raise CaseFailedError("\n".join([f"{job.model.name}: {message.message}", *_output(log)]))
+    raise AssertionError("a worker's messages end with Failed or Done")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from bench.loading import importable
 from bench.measuring.building import build
 from bench.measuring.devices import capacity_bytes, clock_for, find_device
 from bench.measuring.environment import environment_of
+from bench.measuring.inspecting import inspect
 from bench.measuring.memory import meter_for, self_test
 from bench.measuring.resident import resident_growth
 from bench.measuring.session import Findings, Session
@@ -39,6 +40,8 @@ from bench.running.protocol import (
     Began,
     Done,
     Failed,
+    Inspected,
+    InspectOrder,
     JobOrder,
     Measured,
     Probed,
@@ -105,7 +108,7 @@ def _sayer(channel: TextIO) -> Say:
     return say
 
 
-def carry_out(order: ProbeOrder | JobOrder | ResidentOrder, say: Say) -> None:
+def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: Say) -> None:
     """Do what is ordered and say each thing the moment it is known.
 
     Raises:
@@ -156,10 +159,14 @@ class _Work:
         _set_threads(job.settings.threads)
         self._environment = environment_of(self._device, job.model.root)
 
-    def run(self, order: JobOrder | ResidentOrder) -> None:
+    def run(self, order: JobOrder | ResidentOrder | InspectOrder) -> None:
         with self._stage("", "building"):
             self._session = self._build()
         gc.freeze()  # what is there now is there to stay: collecting before a pass need not look at it again
+        if isinstance(order, InspectOrder):
+            with self._stage("", "inspecting"):
+                self._say(Inspected(inspection=inspect(self._session, self._job, self._device)))
+            return
         if isinstance(order, ResidentOrder):
             self._resident(order.placement)
             return

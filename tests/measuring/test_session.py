@@ -102,7 +102,7 @@ def test_the_optimizer_is_a_phase_and_its_state_is_static(optimizer: str) -> Non
     copies = {"sgd": 1, "adamw": 2}[optimizer]
     extra = static_bytes(workload) - static_bytes(workload_of("plain.mlp")) - copies * parameters
     assert 0 <= extra <= 8 * len(weights)  # adamw's step counters
-    session._fresh()
+    session.fresh()
     assert all(map(torch.equal, weights, workload.module.parameters()))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.measuring.memory import CpuMeter, Reading
+from bench.measuring.memory import CpuMeter
 from bench.measuring.step import Workload, training_step
 from bench.placing.apply import applied
 from bench.placing.outline import outline

@@ -1,0 +1,198 @@
+"""Take a model's plain step apart: what each module costs, and what autograd keeps."""
+
+from __future__ import annotations
+
+import gc
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from bench.measuring.building import static_bytes
+from bench.measuring.devices import clock_for
+from bench.measuring.environment import environment_of
+from bench.measuring.flops import FlopMeter
+from bench.measuring.parts import Forward, every_module, shadowed
+from bench.measuring.saved import kept_tensors
+from bench.measuring.session import Session
+from bench.measuring.step import Workload, call, forward_loss
+from bench.placing.outline import outline
+from bench.placing.placement import Placement
+from bench.results.inspection import Inspection, ModuleCost
+from bench.results.record import LOSS
+from bench.suite import REFERENCE, Job
+
+PLAIN = Placement(name=REFERENCE, regions=())
+_ROUNDS = 5
+
+
+def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
+    """Run the passes that tell a model's modules and saved tensors, each from the same state."""
+    workload = session.workload
+    forward_once(session)
+    readings = session.readings(PLAIN, every=True)
+    reading = max(readings, key=lambda reading: reading.peak_bytes)
+    session.fresh()
+    kept = kept_tensors(workload)
+    chains = outline(workload.module)
+    return Inspection(
+        model=job.model.name,
+        device=job.device,
+        dtype=job.settings.dtype,
+        modules=tuple(_modules(session, device, reading.held_by_block)),
+        chains=tuple(map(str, dict.fromkeys((*chains.outermost, *chains.chains)))),
+        saved=kept.saved,
+        held_bytes=reading.held_bytes,
+        loss_bytes=reading.held_by_block.get(LOSS, 0) if reading.held_by_block is not None else None,
+        output_bytes=kept.output_bytes,
+        peak_bytes=reading.peak_bytes,
+        static_bytes=static_bytes(workload),
+        environment=environment_of(device, job.model.root),
+    )
+
+
+def forward_once(session: Session) -> None:
+    """Run one step that is discarded: the first imports, tunes and allocates what none after it does."""
+    session.fresh()
+    _, loss = forward_loss(session.workload)
+    loss.backward()
+
+
+def _modules(session: Session, device: torch.device, held: dict[str, int] | None) -> Iterator[ModuleCost]:
+    counts = _counted(session)
+    times = [_timed(session, device) for _ in range(_ROUNDS)]
+    for path, module in every_module(session.workload.module).items():
+        if path in counts:
+            count = counts[path]
+            backward_s = [seconds for time in times if (seconds := time.backward_s(path)) is not None]
+            yield ModuleCost(
+                path=path,
+                class_name=type(module).__name__,
+                parameters=sum(parameter.numel() for parameter in module.parameters()),
+                outputs=count.outputs,
+                calls=count.calls,
+                own_bytes=held.get(path, 0) if held is not None else None,
+                forward_s=median(time.forward_s[path] for time in times),
+                backward_s=median(backward_s) if backward_s else None,
+                forward_flops=count.flops,
+            )
+
+
+@dataclass(kw_only=True)
+class _Count:
+    """What the calls of one module came to in one forward."""
+
+    outputs: tuple[tuple[int, ...], ...] = ()
+    calls: int = 0
+    flops: int | None = 0
+
+
+def _counted(session: Session) -> dict[str, _Count]:
+    """Run a forward that counts calls and FLOPs; FLOPs are absent where torch cannot run under a dispatch mode."""
+    try:
+        return _count(session, FlopMeter())
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        return _count(session, None)
+
+
+def _count(session: Session, meter: FlopMeter | None) -> dict[str, _Count]:
+    counts: dict[str, _Count] = defaultdict(_Count)
+
+    def around(path: str, forward: Forward) -> Forward:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            before = meter.read().flops if meter else 0
+            output = forward(*args, **kwargs)
+            count = counts[path]
+            count.outputs = count.outputs or _shapes(output)
+            count.calls += 1
+            count.flops = count.flops + meter.read().flops - before if meter and count.flops is not None else None
+            return output
+
+        return run
+
+    session.fresh()
+    with shadowed(every_module(session.workload.module), around), torch.no_grad():
+        if meter is None:
+            call(session.workload)
+        else:
+            with meter:
+                call(session.workload)
+    return counts
+
+
+def _shapes(output: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
+
+
+class _Stopwatch:
+    """Clocks one step: calls of modules in forward, and in backward the nodes of the graph that each module made."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._inside: list[str] = []
+        self._makers: dict[Any, str] = {}
+        self.forward_s: dict[str, float] = defaultdict(float)
+        self.own_backward_s: dict[str, float] = defaultdict(float)
+
+    def around(self, path: str, forward: Forward) -> Forward:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._claim((args, kwargs), self._inside[-1] if self._inside else LOSS)
+            self._inside.append(path)
+            start = self._clock()
+            output = forward(*args, **kwargs)
+            self.forward_s[path] += self._clock() - start
+            self._inside.pop()
+            self._claim(output, path)
+            return output
+
+        return run
+
+    def step(self, workload: Workload) -> None:
+        with shadowed(every_module(workload.module), self.around):
+            _, loss = forward_loss(workload)
+        self._claim(loss, LOSS)
+        loss.backward()
+        self._makers.clear()
+
+    def backward_s(self, path: str) -> float | None:
+        """Return the seconds of a module and those inside it; None where it has no part in backward."""
+        inside = [
+            seconds
+            for maker, seconds in self.own_backward_s.items()
+            if maker == path or (maker != LOSS and maker.startswith(f"{path}." if path else ""))
+        ]
+        return sum(inside) if inside else None
+
+    def _claim(self, values: Any, maker: str) -> None:
+        """Give the nodes behind these values that nobody has claimed to who made them."""
+        leaves = (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor))
+        stack = [leaf.grad_fn for leaf in leaves]
+        while stack:
+            node = stack.pop()
+            if node is not None and node not in self._makers:
+                self._makers[node] = maker
+                self._time(node, maker)
+                stack += [following for following, _ in node.next_functions]
+
+    def _time(self, node: Any, maker: str) -> None:
+        started: list[float] = []
+        node.register_prehook(lambda _gradients: started.append(self._clock()))
+
+        def stop(_inputs: Any, _outputs: Any) -> None:
+            self.own_backward_s[maker] += self._clock() - started.pop()
+
+        node.register_hook(stop)
+
+
+def _timed(session: Session, device: torch.device) -> _Stopwatch:
+    session.fresh()
+    gc.collect()
+    watch = _Stopwatch(clock_for(device))
+    watch.step(session.workload)
+    return watch
