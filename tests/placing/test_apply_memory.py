@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bench.measuring.memory import CpuMeter
 from bench.measuring.step import Workload, training_step
+from bench.measuring.tape import Reading
 from bench.placing.apply import applied
 from bench.placing.outline import outline
 from bench.placing.strategies import parse_strategy
