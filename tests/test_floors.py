@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """Lowest first. The most specific entry counts; on one floor only the files of one room may import each other."""
 
 WITHOUT_TORCH = (
+    "bench",
     "bench.cli",
     "bench.pytest_plugin",
     "bench.suite",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
+from torch.nn.parameter import is_lazy
+
+from bench.placing.fingerprint import fingerprint
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -35,11 +38,18 @@ class Outline:
         chains: every container that is not empty, in registration order.
         outermost: the chains that strategies act on: those inside no other; chains of bare layers only where there is
             nothing else, so that a head written as a `Sequential` is not taken for a stack of blocks.
+        parameters: shape by parameter path, in registration order; `()` for one not initialised yet.
     """
 
     modules: dict[str, str]
     chains: tuple[Chain, ...]
     outermost: tuple[Chain, ...]
+    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """What a placement for this model may carry, to be refused on any other: `Placement.fingerprint`."""
+        return fingerprint(self.modules, self.parameters)
 
 
 def outline(model: nn.Module) -> Outline:
@@ -49,7 +59,8 @@ def outline(model: nn.Module) -> Outline:
     outermost = [chain for chain, _, top in found if top]
     composite = [chain for chain, composite, top in found if top and composite]
     chains = tuple(chain for chain, _, _ in found)
-    return Outline(modules=modules, chains=chains, outermost=tuple(composite or outermost))
+    shapes = {path: () if is_lazy(tensor) else tuple(tensor.shape) for path, tensor in model.named_parameters()}
+    return Outline(modules=modules, chains=chains, outermost=tuple(composite or outermost), parameters=shapes)
 
 
 def children_of(module: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -85,12 +85,18 @@ class Region(Options):
 
 
 class Placement(BaseModel):
-    """A name and its regions. Regions nest by containment and never overlap otherwise."""
+    """A name and its regions. Regions nest by containment and never overlap otherwise.
+
+    Attributes:
+        fingerprint: of the outline of the model that it was made for (`outline(model).fingerprint`), on any other of
+            which it is refused; None, as in a file written by hand, goes unchecked.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     regions: tuple[Region, ...] = ()
+    fingerprint: str | None = None
 
     def __str__(self) -> str:
         """Return the regions in one line; a long list shows its ends and its length."""
@@ -115,8 +121,9 @@ class Placement(BaseModel):
 
     def save(self, path: str | Path) -> None:
         """Write the placement as JSON, with only what differs from the defaults."""
+        stamp = {} if self.fingerprint is None else {"fingerprint": self.fingerprint}
         regions = [{"path": region.path, **region.changed()} for region in self.regions]
-        Path(path).write_text(json.dumps({"name": self.name, "regions": regions}, indent=2) + "\n")
+        Path(path).write_text(json.dumps({"name": self.name, **stamp, "regions": regions}, indent=2) + "\n")
 
 
 def first_problem(error: ValidationError, prefix: str = "") -> str:

@@ -25,6 +25,7 @@ class Site:
         start, stop: positions among the parent's children.
         names: each member's path.
         members: each member's module.
+        sequential: whether the parent is a `Sequential`, which hands all of a member's result to the next.
         inner: the regions directly inside this one that cover neighbours of the same parent.
     """
 
@@ -34,6 +35,7 @@ class Site:
     stop: int
     names: tuple[str, ...]
     members: tuple[nn.Module, ...]
+    sequential: bool = False
     inner: list[Site] = field(default_factory=list)
 
 
@@ -79,6 +81,7 @@ class _Place(NamedTuple):
     module: nn.Module
     parent: str | None
     position: int
+    sequential: bool = False
 
 
 class _Tree:
@@ -91,9 +94,10 @@ class _Tree:
     def children(self, place: _Place) -> list[_Place]:
         if place.path not in self._children:
             prefix = f"{place.path}." if place.path else ""
-            found = enumerate(children_of(place.module))
+            sequential = isinstance(place.module, nn.Sequential)
             self._children[place.path] = [
-                _Place(prefix + name, name, child, place.path, at) for at, (name, child) in found
+                _Place(prefix + name, name, child, place.path, at, sequential)
+                for at, (name, child) in enumerate(children_of(place.module))
             ]
         return self._children[place.path]
 
@@ -116,7 +120,15 @@ def _site(region: Region, run: list[_Place]) -> Site:
     _refuse_uncallable(region, run)
     start, stop = run[0].position, run[-1].position + 1
     names, members = tuple(place.path for place in run), tuple(place.module for place in run)
-    return Site(region=region, parent=run[0].parent, start=start, stop=stop, names=names, members=members)
+    return Site(
+        region=region,
+        parent=run[0].parent,
+        start=start,
+        stop=stop,
+        names=names,
+        members=members,
+        sequential=run[0].sequential,
+    )
 
 
 def _refuse_uncallable(region: Region, run: list[_Place]) -> None:

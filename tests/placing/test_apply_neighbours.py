@@ -30,6 +30,8 @@ class Block(nn.Module):
             return {"x": self.mixed(x["x"], scale, shifts), "skip": x["x"]}
         if isinstance(x, tuple):
             return self.mixed(x[0] + x[1], scale, shifts), x[0], flag
+        if flag == "pair":
+            return self.mixed(x, scale, shifts), x.detach().abs(), scale
         return self.mixed(x, scale, shifts)
 
     def mixed(self, x: Tensor, scale: Any, shifts: Any) -> Tensor:
@@ -122,6 +124,41 @@ def dictionary(blocks: Any, x: Tensor) -> Any:
     return value
 
 
+def by_keyword(blocks: Any, x: Tensor) -> Any:
+    scale = x.detach().sigmoid()
+    for block in blocks:
+        x = block(x=x, scale=scale)
+    return x
+
+
+def first_of_a_tuple(blocks: Any, x: Tensor) -> Any:
+    """As the older blocks of the transformers library, whose second result is their attention weights."""
+    for block in blocks:
+        x = block(x, flag="pair")[0]
+    return x
+
+
+def first_of_a_tuple_by_keyword(blocks: Any, x: Tensor) -> Any:
+    for block in blocks:
+        x, _, _ = block(x=x, flag="pair")
+    return x
+
+
+def handed_through(blocks: Any, x: Tensor) -> Any:
+    """As in T5, where each block returns the position bias that the next one gets."""
+    bias = x.cos()
+    for block in blocks:
+        x, _, bias = block(x, bias, flag="pair")
+    return x * bias
+
+
+def asking_for_the_kind(blocks: Any, x: Tensor) -> Any:
+    for block in blocks:
+        assert (x.shape, x.dtype, x.device.type, len(x)) == ((3, WIDTH), torch.float32, "cpu", 3)
+        x = block(x.to(torch.float32).contiguous())
+    return x
+
+
 def changed_before_and_after(blocks: Any, x: Tensor) -> Any:
     return plain(blocks, x.cos()).sin()
 
@@ -132,6 +169,7 @@ def twice(blocks: Any, x: Tensor) -> Any:
 
 LOOPS = [
     *(plain, sequential, further, plain_values, whole_state, unpacked_state, dictionary),
+    *(by_keyword, first_of_a_tuple, first_of_a_tuple_by_keyword, handed_through, asking_for_the_kind),
     *(changed_before_and_after, twice),
 ]
 
@@ -159,3 +197,41 @@ def test_a_loop_runs_each_block_once_without_gradients(loop: Loop, mode: Callabl
         leaves = [torch.utils._pytree.tree_leaves(net(x)) for net in (model, other)]
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(*leaves, strict=True))
     assert sorted(model.runs) == sorted(other.runs)
+
+
+class Splitting(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.sin(), x.cos()
+
+
+class Joining(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        return self.linear(pair[0] * pair[1])
+
+
+def test_a_sequential_hands_all_of_a_tuple_on() -> None:
+    """In a list the first of it would be taken for what the loop hands on, as most such loops do."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Splitting(), Joining())
+    plain_step = [tensor.clone() for tensor in step(model)]
+    with applied(model, placement("[0:2]")):
+        assert equal(step(model), plain_step)
+
+
+def test_a_member_that_returns_its_input_hands_the_input_out() -> None:
+    """So a loop may use it: it is the right value, and there all the time."""
+
+    def loop(blocks: Any, x: Tensor) -> Any:
+        handed = blocks[0](x)
+        return blocks[1](handed) + handed
+
+    torch.manual_seed(0)
+    model = Net(loop)
+    model.blocks = nn.ModuleList([nn.Identity(), nn.Linear(WIDTH, WIDTH)])
+    plain_step = [tensor.clone() for tensor in step(model)]
+    with applied(model, placement("blocks[0:2]")):
+        assert equal(step(model), plain_step)

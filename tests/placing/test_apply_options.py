@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import bench.placing.apply as applying
 from bench.measuring.flops import FlopMeter
+from bench.placing import checkpointing
 from bench.placing.apply import applied
 from bench.placing.outline import outline
 from bench.placing.placement import SAVE_POLICIES, Placement, Region
@@ -195,7 +195,7 @@ def test_offload_covers_what_autograd_keeps(text: str, tensors: int, monkeypatch
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield
 
-    monkeypatch.setattr(applying, "save_on_cpu", noted)
+    monkeypatch.setattr(checkpointing, "save_on_cpu", noted)
     model = stack(relu_block)
     assert equal(step(model, text), step(model, "none"))
     assert len(kept) == tensors

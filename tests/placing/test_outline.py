@@ -43,6 +43,7 @@ def test_a_model_in_full() -> None:
         modules={path: type(module).__name__ for path, module in model.named_modules()},
         chains=(layers, *inner, head),
         outermost=(layers,),
+        parameters={path: tuple(tensor.shape) for path, tensor in model.named_parameters()},
     )
     assert next(iter(found.modules.items())) == ("", "Holder")
 
