@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from bench.errors import BenchError
+from bench.placing.goal import Goal, goal_of, spread
 from bench.placing.placement import Options, Placement, Region
 from bench.placing.strategies import parse_strategy
 
@@ -27,6 +29,7 @@ class Case(Options):
     name: str
     strategy: str | None = None
     regions: Annotated[tuple[Region, ...], Field(strict=False)] = ()
+    fingerprint: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -39,7 +42,8 @@ class Case(Options):
             if data.get("regions"):
                 raise ValueError(_ONE_SOURCE)
             placement = explained(Placement.load, data["file"])
-            data = {"name": placement.name, "regions": placement.regions} | without(data, "file")
+            told = {"name": placement.name, "regions": placement.regions, "fingerprint": placement.fingerprint}
+            data = told | without(data, "file")
         if isinstance(data.get("strategy"), str):
             options = {name: data[name] for name in Options.model_fields if name in data}
             data = {"name": data["strategy"] + _written(options)} | data
@@ -49,7 +53,7 @@ class Case(Options):
     @classmethod
     def _known(cls, strategy: str | None) -> str | None:
         if strategy is not None:
-            explained(parse_strategy, strategy)
+            explained(lambda text: goal_of(parse_strategy(text)), strategy)
         return strategy
 
     @field_validator("regions")
@@ -73,6 +77,13 @@ class Case(Options):
             raise ValueError(_ONE_SOURCE)
         return self
 
+    def goal(self) -> Goal | None:
+        """Return what a planner is asked for; None where the placement needs no measuring."""
+        if self.strategy is None:
+            return None
+        goal = goal_of(parse_strategy(self.strategy))
+        return replace(goal, name=self.name) if goal else None
+
     def place(self, outline: Outline) -> Placement:
         """Make the placement for a model.
 
@@ -80,13 +91,20 @@ class Case(Options):
             PlacementError: the model does not have what the strategy asks for.
         """
         if self.strategy is None:
-            return Placement(name=self.name, regions=self.regions)
+            return Placement(name=self.name, regions=self.regions, fingerprint=self.fingerprint)
         regions = parse_strategy(self.strategy).place(outline).regions
         shared = self.changed()
         return Placement(
             name=self.name,
             regions=tuple(region.model_copy(update=shared | region.changed()) for region in regions),
         )
+
+
+def spread_cases(data: Any) -> Any:
+    """Write every `frontier:N` in a list of placements as its N points, before anything is validated."""
+    if not isinstance(data, list | tuple):
+        return data
+    return [point for entry in data for point in (spread(entry) if isinstance(entry, str) else [entry])]
 
 
 def explained(read: Callable[[str], Any], text: str) -> Any:

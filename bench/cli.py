@@ -20,6 +20,7 @@ from bench.commands import baseline
 from bench.commands.check import check
 from bench.commands.compare import compare
 from bench.commands.inspect import inspect
+from bench.commands.plan import plan
 from bench.errors import BenchError
 from bench.loading import reference_models
 from bench.placing.placement import Options
@@ -216,6 +217,7 @@ def _list(entries: object) -> None:
 app.command()(compare)
 app.command()(check)
 app.command()(inspect)
+app.command()(plan)
 app.add_typer(baseline.app, name="baseline")
 
 

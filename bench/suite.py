@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bench.case import Case, explained, without
+from bench.case import Case, explained, spread_cases, without
 from bench.errors import SuiteError, unknown
 from bench.loading import check_reference
 from bench.model_ref import ModelRef, parse_value
@@ -83,6 +83,11 @@ class ModelEntry(BaseModel):
         data = {"model": data} if isinstance(data, str) else data
         return {"name": data.get("model")} | data if isinstance(data, dict) else data
 
+    @field_validator("placements", mode="before")
+    @classmethod
+    def _spread(cls, data: Any) -> Any:
+        return spread_cases(data)
+
     @field_validator("model")
     @classmethod
     def _readable(cls, model: str) -> str:
@@ -130,6 +135,11 @@ class Suite(BaseModel):
     settings: Settings = Settings()
     placements: Annotated[tuple[Case, ...], Field(validate_default=True)] = USUAL  # type: ignore[assignment]
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
+
+    @field_validator("placements", mode="before")
+    @classmethod
+    def _spread(cls, data: Any) -> Any:
+        return spread_cases(data)
 
     @field_validator("placements")
     @classmethod

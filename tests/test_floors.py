@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench.placing.paths", "bench.loading"),
     ("bench.placing.placement", "bench.model_ref"),
     ("bench.placing.strategies",),
+    ("bench.placing.goal",),
     ("bench.case",),
     ("bench.suite",),
     ("bench.results", "bench.placing"),

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -66,6 +67,13 @@ class Session:
         self._plain = self._outcome(), self._outcome()
         flops = self._flops()
         self._plain_flops = flops.total if flops else None
+
+    @cached_property
+    def plain_peak_bytes(self) -> int | None:
+        """The plain step's peak above its start; None where there is no plain step to compare with."""
+        if self._plain is None:
+            return None
+        return max(reading.peak_bytes for reading in self.readings(Placement(name="none")))
 
     def structure(self) -> Structure:
         """Say how the plain step runs through the model."""

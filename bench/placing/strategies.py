@@ -86,7 +86,7 @@ def parse_strategy(text: str) -> Strategy:
         form = f"{name}:{entry.argument}" if entry.argument else name
         raise PlacementError(f"placement {text!r}: write it as {form}")
     if entry.argument == "N":
-        _count(text, argument)
+        _count(text, argument.rpartition("/")[2])
     options = _options(text, pairs)
     return Strategy(text=text, name=name, argument=argument or None, path=path if at else None, options=options)
 
@@ -147,6 +147,12 @@ def _segments(length: int, count: int, start: int = 0) -> list[Span]:
     return list(pairwise(cuts))
 
 
+def _torch_segments(length: int, count: int) -> list[Span]:
+    """Cut as `torch.utils.checkpoint.checkpoint_sequential` does: equal runs, and what is left, at least one, plain."""
+    size = length // count
+    return [(start, start + size) for start in range(0, size * (count - 1), size)]
+
+
 def _nested(length: int, count: int, start: int = 0) -> list[Span]:
     """Cut into `count` segments, and each of them again, down to single blocks."""
     if count < 2:
@@ -170,6 +176,10 @@ def _modules(strategy: Strategy, outline: Outline) -> list[str]:
     return found
 
 
+def _planned(strategy: Strategy, _outline: Outline) -> list[str]:
+    raise PlacementError(f"{strategy.text} is made by measuring: use it in a run or a suite, or `rematbench plan`")
+
+
 _REGISTRY = {
     "none": _Entry(argument="", meaning="the plain step, the reference of every row", paths=lambda *_: ()),
     "all": _Entry(argument="", meaning="each chain as one region", paths=_on_chains(lambda length, _: [(0, length)])),
@@ -189,6 +199,11 @@ _REGISTRY = {
         paths=_on_chains(lambda length, count: _singles(range(0, length, count))),
     ),
     "segments": _Entry(argument="N", meaning="each chain in N regions of even length", paths=_on_chains(_segments)),
+    "checkpoint_sequential": _Entry(
+        argument="N",
+        meaning="as torch's function of that name: N - 1 equal regions, the rest of the chain plain",
+        paths=_on_chains(_torch_segments),
+    ),
     "sqrt": _Entry(
         argument="",
         meaning="each chain of n blocks in √n regions (arXiv 1604.06174)",
@@ -211,5 +226,16 @@ _REGISTRY = {
         argument="PATTERN",
         meaning="every module whose path matches, part by part: transformer.h.*, **.mlp",
         paths=_modules,
+    ),
+    "plan": _Entry(
+        argument="BUDGET",
+        meaning="the fastest that fits as measured: 6GiB, 60% of the plain step, 2GiB/step without static bytes",
+        paths=_planned,
+    ),
+    "plan-flops": _Entry(
+        argument="BUDGET", meaning="the same with the fewest recomputed FLOPs, which no noise touches", paths=_planned
+    ),
+    "frontier": _Entry(
+        argument="N", meaning="N plans of least FLOPs, from the least peak to the plain step", paths=_planned
     ),
 }

@@ -167,6 +167,41 @@ class Timing(Record):
     reference_s: tuple[float, ...]
 
 
+class PlanPoint(Record):
+    """A neighbour of a plan on the predicted frontier; cost as in `PlanFacts`."""
+
+    predicted_peak_bytes: int
+    predicted_cost: float
+
+
+class PlanFacts(Record):
+    """How a planned placement was found. Peaks are of the step, above its start; costs in seconds or in FLOPs.
+
+    Attributes:
+        budget_bytes: of the step.
+        predicted_cost, bound_cost: recomputed by the plan, and at least by any schedule of whole units within the
+            budget (`bench.planning.bound`); None where that was not worked out.
+        bound_peak_bytes: no schedule of whole units peaks lower.
+        least_peak_bytes: the lowest that a plan reaches, as predicted.
+        plain_cost: of one forward, to set costs against.
+        tries: placements measured until this one.
+        below, above: the next points of the frontier.
+    """
+
+    minimise: Literal["time", "flops"]
+    budget_bytes: int
+    predicted_peak_bytes: int
+    measured_peak_bytes: int
+    predicted_cost: float
+    bound_cost: float | None
+    bound_peak_bytes: int
+    least_peak_bytes: int
+    plain_cost: float
+    tries: int
+    below: PlanPoint | None = None
+    above: PlanPoint | None = None
+
+
 class Skip(Record):
     """A tensor that one block makes and a block further down the model still takes in.
 
@@ -196,6 +231,7 @@ class Measurement(Record):
         message: why the status is not ok, or what is worth knowing about a row that is.
         checkpointed_blocks: modules that some region recomputes, outermost regions only.
         timeline: of the memory pass with the greater peak; None where the meter cannot tell.
+        plan: how it was found, where a planner made it.
         structure: of the model; in the plain row only.
         resident_bytes: growth of the peak resident set over a step, in a process of its own; on request.
         measured_at: UTC, ISO 8601.
@@ -216,6 +252,7 @@ class Measurement(Record):
     timing: Timing | None = None
     timeline: Timeline | None = None
     structure: Structure | None = None
+    plan: PlanFacts | None = None
     resident_bytes: int | None = None
     environment: Environment | None = None
     measured_at: str

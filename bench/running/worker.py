@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
@@ -29,12 +30,13 @@ from bench.measuring.devices import capacity_bytes, clock_for, find_device
 from bench.measuring.environment import environment_of
 from bench.measuring.inspecting import inspect
 from bench.measuring.memory import meter_for, self_test
+from bench.measuring.planner import Planner
 from bench.measuring.resident import resident_growth
 from bench.measuring.session import Findings, Session
 from bench.measuring.timing import schedule
 from bench.placing.outline import outline
 from bench.placing.placement import Placement
-from bench.results.record import Measurement, Record, Status, Timing
+from bench.results.record import Measurement, PlanFacts, Record, Status, Timing
 from bench.running.protocol import (
     ORDER,
     Began,
@@ -154,6 +156,7 @@ class _Work:
         self._settings = job.settings
         self._device = find_device(job.device)
         self._placements: dict[str, Placement] = {}
+        self._plans: dict[str, PlanFacts] = {}
         self._not_finite: set[str] = set()
         self._session: Session
         _set_threads(job.settings.threads)
@@ -209,8 +212,17 @@ class _Work:
     def _placement(self, name: str) -> Placement:
         if name not in self._placements:
             case = next(case for case in self._job.cases if case.name == name)
-            self._placements[name] = case.place(self._outline)
+            goal = case.goal()
+            if goal is None:
+                self._placements[name] = case.place(self._outline)
+            else:
+                planned = self._planner.plan(goal)
+                self._placements[name], self._plans[name] = planned.placement, planned.facts
         return self._placements[name]
+
+    @cached_property
+    def _planner(self) -> Planner:
+        return Planner(self._session, self._device)
 
     def _measured(self, name: str) -> Measurement:
         placement = self._placement(name)
@@ -232,6 +244,7 @@ class _Work:
             equality=findings.equality if finite else None,
             flops=findings.flops,
             timeline=findings.timeline,
+            plan=self._plans.get(name),
             structure=self._session.structure() if name == REFERENCE else None,
             environment=self._environment,
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -292,7 +305,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _one_line(error: BaseException) -> str:
     """Return an error as one line that any encoding of Unicode can carry."""
-    text = " ".join(str(error).split()).encode(errors="replace").decode()
+    notes = getattr(error, "__notes__", ())
+    text = " ".join(" ".join([str(error), *notes]).split()).encode(errors="replace").decode()
     kind = type(error).__name__
     return text if isinstance(error, BenchError) else f"{kind}: {text}"[:500] if text else kind
 

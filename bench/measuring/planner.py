@@ -1,0 +1,189 @@
+"""Find the best placement for a memory budget: profile the units, solve, measure, and take what fits as measured."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+
+from bench.errors import PlacementError
+from bench.measuring.building import static_bytes
+from bench.measuring.profiling import profile
+from bench.measuring.session import Session
+from bench.placing.goal import Goal
+from bench.placing.outline import outline
+from bench.placing.placement import Placement
+from bench.placing.scheduled import placement_of
+from bench.placing.statistics import batch_norms
+from bench.planning.bound import least_cost, least_working_set_bytes
+from bench.planning.chain import Chain
+from bench.planning.profile import Objective, Profile
+from bench.planning.schedule import NOTHING, Schedule
+from bench.planning.simulate import simulate
+from bench.planning.solve import POINTS, frontier
+from bench.results.record import PlanFacts, PlanPoint
+from bench.units import format_bytes
+
+_TRIES = 12
+_SLACK = 0.03
+"""How much above the budget a prediction may lie and still be measured: the model errs on both sides."""
+
+_LONG = 120
+"""Units beyond which regions begin and end at multiples of a stride only, and no bound of the cost is worked out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A placement that fits as measured, and what is known about it."""
+
+    placement: Placement
+    facts: PlanFacts
+
+
+class Planner:
+    """Plans for one session's model; its units are profiled, and each objective solved, once.
+
+    Args:
+        session: whose model it is.
+        device: it is on.
+        profiled: a profile made elsewhere; None measures one.
+    """
+
+    def __init__(self, session: Session, device: torch.device, profiled: Profile | None = None) -> None:
+        self._session = session
+        self._device = device
+        self._given = profiled
+        self._frontiers: dict[Objective, tuple[Chain, tuple[Schedule, ...]]] = {}
+        self._peaks: dict[tuple[object, ...], int] = {}
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The measured units."""
+        if self._given is not None:
+            return self._given
+        self._session.fresh()
+        return profile(self._session.workload, self._device)
+
+    def frontier(self, objective: Objective) -> tuple[Chain, tuple[Schedule, ...]]:
+        """Return the cost model and every schedule that none beats by prediction."""
+        if objective not in self._frontiers:
+            chain = self.profile.chain(objective)
+            stride = max(1, len(chain.units) // _LONG)
+            self._frontiers[objective] = chain, frontier(chain, points=POINTS // stride, stride=stride)
+        return self._frontiers[objective]
+
+    def plan(self, goal: Goal) -> Planned:
+        """Return the cheapest placement whose measured peak fits the goal's budget.
+
+        Raises:
+            PlacementError: none fits; says the least peak that is reached, and the block that sets it.
+        """
+        static = static_bytes(self._session.workload)
+        chain, schedules = self.frontier(goal.minimise)
+        budget = self._budget(goal, static, schedules)
+        fitting = _Search([self._predicted(schedule) for schedule in schedules], budget, self._measure_at(schedules))
+        at = fitting.best()
+        if at is None:
+            raise PlacementError(self._infeasible(goal, static, chain, schedules))
+        chosen = schedules[at]
+        facts = PlanFacts(
+            minimise=goal.minimise,
+            budget_bytes=budget,
+            predicted_peak_bytes=self._predicted(chosen),
+            measured_peak_bytes=self._measured(chosen),
+            predicted_cost=chosen.cost,
+            bound_cost=least_cost(chain, budget) if len(chain.units) <= _LONG else None,
+            bound_peak_bytes=least_working_set_bytes(chain),
+            least_peak_bytes=self._predicted(schedules[0]),
+            plain_cost=sum(unit.forward_cost for unit in chain.units),
+            tries=fitting.tries,
+            below=_point(schedules, at - 1),
+            above=_point(schedules, at + 1),
+        )
+        return Planned(placement=self._placement(goal.name, chosen), facts=facts)
+
+    def _budget(self, goal: Goal, static: int, schedules: Sequence[Schedule]) -> int:
+        if goal.point is None:
+            plain = self._session.plain_peak_bytes
+            return goal.step_budget(static, plain)
+        k, n = goal.point
+        least, most = self._measured(schedules[0]), max(self._predicted(schedules[-1]), self._measured(schedules[-1]))
+        return least + (most - least) * (k - 1) // max(1, n - 1)
+
+    def _predicted(self, schedule: Schedule) -> int:
+        """Return the peak, with the random states that regions inside others hold from the first forward on."""
+        inside = sum(
+            any(
+                outer.start <= inner.start and inner.stop <= outer.stop and outer != inner for outer in schedule.regions
+            )
+            for inner in schedule.regions
+            if inner.save == NOTHING
+        )
+        return schedule.peak_bytes + inside * self.profile.region_bytes
+
+    def _measure_at(self, schedules: Sequence[Schedule]) -> Callable[[int], int]:
+        return lambda at: self._measured(schedules[at])
+
+    def _measured(self, schedule: Schedule) -> int:
+        if schedule.regions not in self._peaks:
+            placement = self._placement("", schedule)
+            self._peaks[schedule.regions] = max(reading.peak_bytes for reading in self._session.readings(placement))
+        return self._peaks[schedule.regions]
+
+    def _placement(self, name: str, schedule: Schedule) -> Placement:
+        model = self._session.workload.module
+        batch_norm: Literal["as-is", "once"] = "once" if batch_norms([model]) else "as-is"
+        return placement_of(name, self.profile, schedule.regions, batch_norm, outline(model).fingerprint)
+
+    def _infeasible(self, goal: Goal, static: int, chain: Chain, schedules: Sequence[Schedule]) -> str:
+        least = self._measured(schedules[0])
+        unit = chain.units[simulate(chain, schedules[0].regions).peak_unit].name
+        whole = "" if goal.of_step else f", {format_bytes(least + static)} with what is there before it"
+        return (
+            f"{goal.name}: no placement fits; the least peak of the step is {format_bytes(least)}{whole}, set by {unit}"
+        )
+
+
+class _Search:
+    """Looks along a frontier, peaks rising and costs falling, for the last point whose measured peak fits."""
+
+    def __init__(self, predicted: Sequence[int], budget: int, measured: Callable[[int], int]) -> None:
+        self._predicted = predicted
+        self._budget = budget
+        self._measured = measured
+        self._error = 0
+        self.tries = 0
+
+    def best(self) -> int | None:
+        """Return the point's index; None if not even the first fits.
+
+        Begins with the greatest prediction that the slack admits and lowers its sights by the error it finds.
+        """
+        high = bisect_right(self._predicted, int(self._budget * (1 + _SLACK))) - 1
+        fits = -1
+        at = min(high, bisect_right(self._predicted, self._budget) - 1)
+        at = max(at, 0) if high >= 0 or self._predicted else -1
+        high = max(high, at)
+        while fits < high and self.tries < _TRIES:
+            self.tries += 1
+            peak = self._measured(at)
+            self._error = peak - self._predicted[at]
+            if peak <= self._budget:
+                fits = at
+            else:
+                high = at - 1
+            likely = bisect_right(self._predicted, self._budget - self._error) - 1
+            at = min(max(likely, fits + 1), high)
+        if fits < 0 and high >= 0 and self._measured(0) <= self._budget:
+            return 0
+        return fits if fits >= 0 else None
+
+
+def _point(schedules: Sequence[Schedule], at: int) -> PlanPoint | None:
+    if not 0 <= at < len(schedules):
+        return None
+    return PlanPoint(predicted_peak_bytes=schedules[at].peak_bytes, predicted_cost=schedules[at].cost)

@@ -1,0 +1,31 @@
+"""A solver's schedule of units as a placement of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from bench.placing.placement import Placement, Region
+from bench.planning import schedule
+from bench.planning.profile import Profile
+
+
+def placement_of(
+    name: str,
+    profile: Profile,
+    regions: Iterable[schedule.Region],
+    batch_norm: Literal["as-is", "once"] = "as-is",
+    fingerprint: str | None = None,
+) -> Placement:
+    """Write every region as the path of its block, or as a slice of the chain that its blocks are of."""
+    written = [Region(path=_path(profile, region), save=region.save, batch_norm=batch_norm) for region in regions]
+    return Placement(name=name, regions=tuple(written), fingerprint=fingerprint)
+
+
+def _path(profile: Profile, region: schedule.Region) -> str:
+    first, last = profile.units[region.start], profile.units[region.stop - 1]
+    if first.chain is None:
+        return first.path
+    if first is last:
+        return f"{first.chain}[{first.position}]"
+    return f"{first.chain}[{first.position}:{last.position + 1}]"

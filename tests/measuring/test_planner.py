@@ -1,0 +1,153 @@
+"""Plans hold their budget as measured, beat the strategies people choose by hand, and say why where none fits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from bench import Placement, Plan, plan
+from bench.errors import BenchError, PlacementError
+from bench.measuring.building import build, static_bytes
+from bench.measuring.planner import Planner, _Search
+from bench.measuring.profiling import profile
+from bench.measuring.session import Session
+from bench.measuring.step import Workload
+from bench.model_ref import ModelRef
+from bench.placing.goal import parse_goal
+from bench.placing.outline import outline
+from bench.placing.strategies import parse_strategy
+from bench.results.record import Memory
+from tests.measuring.test_profiling import SIZES
+
+CPU = torch.device("cpu")
+PEERS = ("all", "each", "each-but-last", "every:2", "sqrt", "checkpoint_sequential:2", "each+save=matmuls")
+NETWORKS = ("plain.mlp", "residual.conv_bn", "concat_skip.unet", "lstm_skip.lstm")
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def session(request: pytest.FixtureRequest) -> Session:
+    ref = ModelRef.parse(request.param, Path.cwd(), **SIZES[request.param])
+    session = Session(build(ref, CPU, dtype=torch.float32, seed=0), CPU)
+    session.keep_plain()
+    return session
+
+
+def memory_of(session: Session, text: str) -> tuple[Memory, int]:
+    found = session.measure(parse_strategy(text).place(outline(session.workload.module)))
+    assert found.flops is not None
+    assert found.flops.recompute is not None
+    return found.memory, found.flops.recompute
+
+
+def test_at_the_peak_of_every_peer_a_plan_recomputes_no_more(session: Session) -> None:
+    planner = Planner(session, CPU)
+    for peer in PEERS:
+        memory, flops = memory_of(session, peer)
+        planned = planner.plan(parse_goal(f"plan-flops:{memory.peak_bytes}/step"))
+        found = session.measure(planned.placement)
+        assert found.memory.peak_bytes == planned.facts.measured_peak_bytes <= memory.peak_bytes, peer
+        assert found.flops is not None
+        assert found.flops.recompute == planned.facts.predicted_cost <= flops, peer
+        assert found.equality is not None
+        assert (found.equality.gradients, found.equality.buffers, found.equality.rng_state) == (
+            "bitwise",
+            "equal",
+            "equal",
+        )
+        assert planned.facts.bound_cost is not None
+        assert planned.facts.bound_cost <= planned.facts.predicted_cost * (1 + 1e-9) + 1e-6
+
+
+def test_the_frontier_goes_at_least_as_low_as_any_peer(session: Session) -> None:
+    least = Planner(session, CPU).plan(parse_goal("frontier:1/4")).facts.measured_peak_bytes
+    assert least <= min(memory_of(session, peer)[0].peak_bytes for peer in PEERS)
+
+
+def test_a_frontier_is_monotone(session: Session) -> None:
+    planner = Planner(session, CPU)
+    facts = [planner.plan(parse_goal(f"frontier:{k}/4")).facts for k in range(1, 5)]
+    costs = [fact.predicted_cost for fact in facts]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] == 0
+
+
+def test_a_budget_below_all_names_the_least_peak_and_its_block(session: Session) -> None:
+    with pytest.raises(PlacementError, match=r"no placement fits; the least peak of the step is .*iB.*, set by "):
+        Planner(session, CPU).plan(parse_goal("plan-flops:1KiB/step"))
+
+
+class Narrow(nn.Module):
+    """Wide inside, narrow at its borders: what nesting is for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.body(x))
+
+
+def deep() -> tuple[nn.Module, tuple[torch.Tensor]]:
+    torch.manual_seed(0)
+    return nn.Sequential(*(Narrow() for _ in range(24))), (torch.randn(8192, 8),)
+
+
+def test_nesting_goes_below_what_any_flat_placement_reaches() -> None:
+    model, batch = deep()
+    session = Session(Workload(module=model, batch=batch), CPU)
+    session.keep_plain()
+    flat = [*(f"segments:{count}" for count in (1, 2, 3, 4, 6, 8, 12, 24)), "each-but-last"]
+    least = Planner(session, CPU).plan(parse_goal("frontier:1/2"))
+    assert least.facts.measured_peak_bytes < min(memory_of(session, text)[0].peak_bytes for text in flat)
+
+
+def test_a_plan_from_python_fits_and_applies() -> None:
+    model, batch = deep()
+    workload = Workload(module=model, batch=batch)
+    plain = Session(workload, CPU).readings(Placement(name="none"))[0].peak_bytes
+    budget = static_bytes(workload) + plain // 2
+    found = plan(model, batch, budget_bytes=budget, minimise="flops")
+    assert isinstance(found, Plan)
+    assert found.measured_peak_bytes is not None
+    assert found.measured_peak_bytes + found.static_bytes <= budget
+    assert "(measured)" in found.explain()
+    handle = found.apply()
+    assert handle.blocks
+    handle.remove()
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_plan_from_costs_alone_measures_nothing() -> None:
+    model, batch = deep()
+    costs = profile(Workload(module=model, batch=batch), CPU)
+    most = plan(costs=costs, budget_bytes=2**40, minimise="flops")
+    assert (most.placement.regions, most.cost, most.measured_peak_bytes) == ((), 0.0, None)
+    assert "(predicted)" in most.explain()
+    tight = plan(costs=costs, budget_bytes=most.predicted_peak_bytes // 2, minimise="flops")
+    assert tight.predicted_peak_bytes <= most.predicted_peak_bytes // 2
+    with pytest.raises(BenchError, match="costs alone"):
+        tight.apply()
+    with pytest.raises(BenchError, match="a model and a batch, or costs"):
+        plan(budget_bytes=1)
+
+
+@given(st.data(), st.lists(st.integers(1, 10**6), min_size=1, max_size=60, unique=True), st.floats(0.98, 1.02))
+def test_a_search_finds_the_last_that_fits_when_the_error_is_even(
+    data: st.DataObject, peaks: Sequence[int], error: float
+) -> None:
+    predicted = sorted(peaks)
+    measured = [int(peak * error) for peak in predicted]
+    budget = data.draw(st.integers(0, 2 * 10**6))
+    search = _Search(predicted, budget, measured.__getitem__)
+    fitting = [at for at, peak in enumerate(measured) if peak <= budget]
+    found = search.best()
+    assert search.tries <= 13
+    if found is None:
+        assert not fitting
+    else:
+        assert measured[found] <= budget
