@@ -25,8 +25,8 @@ bench: setup ## measure a suite: SUITE=default DEVICE=auto OUT=results/<suite>-<
 	$(BIN)/rematbench run $(SUITE) --device $(DEVICE) $(if $(OUT),--out $(OUT))
 
 .PHONY: test
-test: setup ## run the tests
-	$(BIN)/python -m pytest
+test: setup ## run the tests, one thread each on two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: check
 check: setup ## format, lint, types and floors

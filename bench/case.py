@@ -75,6 +75,8 @@ class Case(Options):
     def _one_source(self) -> Self:
         if (self.strategy is None) == (not self.regions):
             raise ValueError(_ONE_SOURCE)
+        if self.goal() is not None and self.changed():
+            raise ValueError(f"{self.strategy}: a plan chooses its regions and their options by itself")
         return self
 
     def goal(self) -> Goal | None:

@@ -24,6 +24,13 @@ pytest_plugins = ["pytester"]
 BASELINE = "remat-baseline.csv"
 PLUGIN = ("-p", "bench.pytest_plugin", "--strict-markers", "-p", "no:cacheprovider")
 
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the inner pytest not know that this one may be one of several: pytest-benchmark would stand back."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 Ran = pytest.RunResult
 Inner = Callable[..., Ran]
 

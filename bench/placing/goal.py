@@ -61,6 +61,8 @@ def goal_of(strategy: Strategy) -> Goal | None:
     """
     if strategy.name not in _OBJECTIVES:
         return None
+    if strategy.path is not None or strategy.options.changed():
+        raise PlacementError(f"placement {strategy.text!r}: a plan chooses its regions and their options by itself")
     goal = Goal(name=strategy.text, minimise=_OBJECTIVES[strategy.name])
     argument = strategy.argument or ""
     if strategy.name == "frontier":
@@ -83,10 +85,10 @@ def _point(text: str, argument: str) -> tuple[int, int]:
 
 def spread(text: str) -> list[str]:
     """Write `frontier:8` as its eight points; any other strategy as it is."""
-    match = re.fullmatch(r"frontier:(\d+)(@[^+]*)?((?:\+.*)?)", text)
+    match = re.fullmatch(r"frontier:(\d+)", text)
     if match is None or int(match[1]) < 1:
         return [text]
-    return [f"frontier:{k}/{match[1]}{match[2] or ''}{match[3]}" for k in range(1, int(match[1]) + 1)]
+    return [f"frontier:{k}/{match[1]}" for k in range(1, int(match[1]) + 1)]
 
 
 def parse_goal(text: str) -> Goal:

@@ -91,9 +91,13 @@ def parse_strategy(text: str) -> Strategy:
     return Strategy(text=text, name=name, argument=argument or None, path=path if at else None, options=options)
 
 
-def known_strategies() -> list[tuple[str, str]]:
-    """Return every strategy as (how it is written, what it does), in the order they are declared."""
-    return [(f"{name}:{entry.argument}".rstrip(":"), entry.meaning) for name, entry in _REGISTRY.items()]
+def known_strategies(*, planned: bool = True) -> list[tuple[str, str]]:
+    """Return every strategy as (how it is written, what it does), in the order they are declared.
+
+    Those that a planner answers, by measuring, are left out unless `planned`.
+    """
+    entries = {name: entry for name, entry in _REGISTRY.items() if planned or entry.paths is not _planned}
+    return [(f"{name}:{entry.argument}".rstrip(":"), entry.meaning) for name, entry in entries.items()]
 
 
 def _count(text: str, argument: str | None) -> int:

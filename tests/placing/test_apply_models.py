@@ -12,7 +12,9 @@ from bench.placing.apply import applied
 from bench.placing.outline import outline
 from bench.placing.strategies import known_strategies, parse_strategy
 
-EXAMPLES = [written.replace(":N", ":3").replace("PATTERN", "**.linear") for written, _ in known_strategies()]
+EXAMPLES = [
+    written.replace(":N", ":3").replace("PATTERN", "**.linear") for written, _ in known_strategies(planned=False)
+]
 
 
 def workload(name: str) -> Workload:

@@ -25,7 +25,18 @@ def test_a_goal_is_read_from_its_text(text: str, goal: Goal) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["plan:", "plan:much", "plan:6 bananas", "plan:60", "frontier:0/8", "frontier:9/8", "frontier:x", "each"]
+    "text",
+    [
+        "plan:",
+        "plan:much",
+        "plan:6 bananas",
+        "plan:60",
+        "frontier:0/8",
+        "frontier:9/8",
+        "frontier:x",
+        "each",
+        "plan:60%+save=matmuls",
+    ],
 )
 def test_what_is_no_goal_is_refused(text: str) -> None:
     if text == "plan:60":  # a bare number is of bytes, as everywhere

@@ -5,9 +5,11 @@ import re
 from collections.abc import Callable
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.checkpoint import checkpoint_sequential
 
 from bench.errors import PlacementError
 from bench.placing.outline import Chain, Outline, outline
@@ -17,7 +19,8 @@ from bench.placing.strategies import known_strategies, parse_strategy
 
 Span = tuple[int, int]
 WRITTEN = [written for written, _ in known_strategies()]
-EXAMPLES = [written.replace(":N", ":2").replace("PATTERN", "*.*") for written in WRITTEN]
+PLACED = [written for written, _ in known_strategies(planned=False)]
+EXAMPLES = [written.replace(":N", ":2").replace("PATTERN", "*.*") for written in PLACED]
 
 
 def chains(*lengths: int) -> Outline:
@@ -132,8 +135,36 @@ def test_every_strategy_is_listed_with_a_meaning() -> None:
     assert len(set(WRITTEN)) == len(WRITTEN)
     assert all(meaning and "\n" not in meaning for _, meaning in known_strategies())
     assert [written for written in WRITTEN if ":" in written] == [
-        *("every:N", "segments:N", "nested:N", "first:N", "last:N", "modules:PATTERN")
+        *("every:N", "segments:N", "checkpoint_sequential:N", "nested:N", "first:N", "last:N", "modules:PATTERN"),
+        *("plan:BUDGET", "plan-flops:BUDGET", "frontier:N"),
     ]
+
+
+def test_what_a_planner_answers_needs_a_run() -> None:
+    assert len(WRITTEN) - len(PLACED) == 3
+    with pytest.raises(PlacementError, match="made by measuring: use it in a run"):
+        parse_strategy("plan:1GiB").place(chains(4))
+
+
+@pytest.mark.parametrize(("length", "count", "expected"), [(10, 6, [1] * 5), (12, 3, [4, 4]), (5, 2, [2]), (4, 1, [])])
+def test_checkpoint_sequential_is_cut_as_torch_cuts_it(length: int, count: int, expected: list[int]) -> None:
+    """Against torch itself: the modules between two checkpoints, seen from inside."""
+    found = [stop - start for start, stop in spans(f"checkpoint_sequential:{count}", length)]
+    assert found == expected
+    recomputed = [0] * length
+
+    class Count(nn.Module):
+        def __init__(self, at: int) -> None:
+            super().__init__()
+            self.at = at
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            recomputed[self.at] += 1
+            return x.sin().sin()
+
+    x = torch.ones(2, requires_grad=True)
+    checkpoint_sequential([Count(at) for at in range(length)], count, x, use_reentrant=False).sum().backward()
+    assert sum(found) == sum(calls == 2 for calls in recomputed)
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
