@@ -51,6 +51,7 @@ def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
         output_bytes=kept.output_bytes,
         peak_bytes=reading.peak_bytes,
         static_bytes=static_bytes(workload),
+        remarks=tuple(session.remarks()),
         environment=environment_of(device, job.model.root),
     )
 

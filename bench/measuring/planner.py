@@ -131,7 +131,7 @@ class Planner:
     def _measured(self, schedule: Schedule) -> int:
         if schedule.regions not in self._peaks:
             placement = self._placement("", schedule)
-            self._peaks[schedule.regions] = max(reading.peak_bytes for reading in self._session.readings(placement))
+            self._peaks[schedule.regions] = self._session.peak_bytes(placement)
         return self._peaks[schedule.regions]
 
     def _placement(self, name: str, schedule: Schedule) -> Placement:

@@ -17,10 +17,11 @@ from bench.measuring.equality import Outcome, compare, outcome_of
 from bench.measuring.flops import FlopCount, FlopMeter
 from bench.measuring.memory import Meter, meter_for
 from bench.measuring.parts import marked
-from bench.measuring.step import Workload, clear_gradients, training_step
+from bench.measuring.step import Workload, call, clear_gradients, training_step
 from bench.measuring.structure import structure_of
 from bench.measuring.tape import Reading
 from bench.placing.apply import applied
+from bench.placing.caches import cache_remarks
 from bench.placing.placement import Placement
 from bench.results.record import Equality, Flops, Memory, Phase, Structure, Timeline
 
@@ -71,9 +72,17 @@ class Session:
     @cached_property
     def plain_peak_bytes(self) -> int | None:
         """The plain step's peak above its start; None where there is no plain step to compare with."""
-        if self._plain is None:
-            return None
-        return max(reading.peak_bytes for reading in self.readings(Placement(name="none")))
+        return self.peak_bytes(Placement(name="none")) if self._plain else None
+
+    def peak_bytes(self, placement: Placement) -> int:
+        """Meter a placement's step and return its peak, the greater of the passes."""
+        return _worst(self.readings(placement)).peak_bytes
+
+    def remarks(self) -> list[str]:
+        """Say what is worth knowing about what the model returns: caches, which outlive every region."""
+        self.fresh()
+        with torch.no_grad():
+            return cache_remarks(call(self.workload))
 
     def structure(self) -> Structure:
         """Say how the plain step runs through the model."""

@@ -1,8 +1,9 @@
 """What a planned placement is asked for: a memory budget, or a point of the frontier. As text, in suites and options.
 
 `plan:6GiB` and `plan:60%` are of all bytes, what is there before the step included, a share is of the plain step's;
-`plan:6GiB/step` is of the step's own. `plan-flops` minimises recomputed FLOPs in place of time. `frontier:3/8` is the
-third of eight points from the least peak to the plain step.
+`plan:6GiB/step` is of the step's own; `plan:=sqrt` takes the measured peak of another placement of the run for its
+budget. `plan-flops` minimises recomputed FLOPs in place of time. `frontier:3/8` is the third of eight points from the least
+peak to the plain step.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Goal:
     Attributes:
         name: of the placement to be made.
         budget_bytes, budget_share: one of them, or none for a point.
+        budget_of: name of another placement of the run, at whose measured peak to plan.
         of_step: whether the budget is of the step alone, without what is there before it.
         point: (k, n), the k-th of n points; None for a budget.
     """
@@ -34,6 +36,7 @@ class Goal:
     minimise: Objective
     budget_bytes: int | None = None
     budget_share: float | None = None
+    budget_of: str | None = None
     of_step: bool = False
     point: tuple[int, int] | None = None
 
@@ -67,6 +70,8 @@ def goal_of(strategy: Strategy) -> Goal | None:
     argument = strategy.argument or ""
     if strategy.name == "frontier":
         return replace(goal, point=_point(strategy.text, argument))
+    if argument.startswith("="):
+        return replace(goal, budget_of=argument[1:])
     text = argument.removesuffix(_STEP)
     try:
         if text.endswith("%"):

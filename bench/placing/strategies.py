@@ -233,7 +233,7 @@ _REGISTRY = {
     ),
     "plan": _Entry(
         argument="BUDGET",
-        meaning="the fastest that fits as measured: 6GiB, 60% of the plain step, 2GiB/step without static bytes",
+        meaning="the fastest that fits as measured: 6GiB, 60% of the plain step, 2GiB/step, =NAME for another's peak",
         paths=_planned,
     ),
     "plan-flops": _Entry(

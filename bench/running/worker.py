@@ -16,6 +16,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ from bench.measuring.planner import Planner
 from bench.measuring.resident import resident_growth
 from bench.measuring.session import Findings, Session
 from bench.measuring.timing import schedule
+from bench.placing.goal import Goal
 from bench.placing.outline import outline
 from bench.placing.placement import Placement
 from bench.results.record import Measurement, PlanFacts, Record, Status, Timing
@@ -216,9 +218,18 @@ class _Work:
             if goal is None:
                 self._placements[name] = case.place(self._outline)
             else:
-                planned = self._planner.plan(goal)
+                planned = self._planner.plan(self._with_budget(goal))
                 self._placements[name], self._plans[name] = planned.placement, planned.facts
         return self._placements[name]
+
+    def _with_budget(self, goal: Goal) -> Goal:
+        """Give a goal that names another placement the peak that one is measured at."""
+        if goal.budget_of is None:
+            return goal
+        if goal.budget_of not in (case.name for case in self._job.cases):
+            raise PlacementError(f"{goal.name}: no placement of this run is called {goal.budget_of}")
+        peak = self._session.peak_bytes(self._placement(goal.budget_of))
+        return replace(goal, budget_bytes=peak, of_step=True)
 
     @cached_property
     def _planner(self) -> Planner:
@@ -237,7 +248,7 @@ class _Work:
             device=self._job.device,
             dtype=self._settings.dtype,
             status=Status.OK if finite else Status.ERROR,
-            message="; ".join(_remarks(findings)),
+            message="; ".join([*_remarks(findings), *(self._session.remarks() if name == REFERENCE else ())]),
             regions=placement,
             checkpointed_blocks=findings.blocks,
             memory=findings.memory,

@@ -131,6 +131,24 @@ def test_every_step_starts_from_the_same_state() -> None:
     assert busy.measure(PLAIN) == session_of("residual.conv_bn").measure(PLAIN)
 
 
+class Caching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, object]:
+        y = self.layer(x)
+        return {"logits": y, "past_key_values": ((y, y + 1),)}
+
+
+def test_a_cache_in_the_output_is_remarked_on() -> None:
+    session = Session(Workload(module=Caching(), batch=(torch.ones(2, 4),)), CPU)
+    assert session.remarks() == [
+        "the model returns past_key_values, which keeps 64 B alive that regions would free: train with use_cache=False"
+    ]
+    assert Session(workload_of("plain.mlp"), CPU).remarks() == []
+
+
 def test_a_timed_step_is_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
     session = session_of("plain.mlp")
     ticks = iter([5.0, 5.25])

@@ -17,6 +17,7 @@ GIB = 2**30
         ("plan:60%", Goal(name="plan:60%", minimise="time", budget_share=0.6)),
         ("plan-flops:123/step", Goal(name="plan-flops:123/step", minimise="flops", budget_bytes=123, of_step=True)),
         ("plan:12.5%/step", Goal(name="plan:12.5%/step", minimise="time", budget_share=0.125, of_step=True)),
+        ("plan-flops:=sqrt", Goal(name="plan-flops:=sqrt", minimise="flops", budget_of="sqrt")),
         ("frontier:3/8", Goal(name="frontier:3/8", minimise="flops", point=(3, 8))),
     ],
 )
