@@ -2,8 +2,8 @@
 
 `plan:6GiB` and `plan:60%` are of all bytes, what is there before the step included, a share is of the plain step's;
 `plan:6GiB/step` is of the step's own; `plan:=sqrt` takes the measured peak of another placement of the run for its
-budget. `plan-flops` minimises recomputed FLOPs in place of time. `frontier:3/8` is the third of eight points from the least
-peak to the plain step.
+budget. `plan-flops` minimises recomputed FLOPs in place of time. `frontier:3/8` is the third of eight points from the
+least peak to the plain step.
 """
 
 from __future__ import annotations
