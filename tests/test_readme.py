@@ -1,5 +1,6 @@
 """What the README says is what the code does."""
 
+import math
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from bench.placing.strategies import parse_strategy
 from bench.results.columns import COLUMNS
 from bench.results.compare import frontier_sheets
 from bench.results.reading import read_run
+from bench.units import format_flops
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,6 +47,37 @@ def result_tables() -> str:
     """Return what `rematbench compare results/reference/cpu.csv --markdown` writes, for the models shown."""
     sheets = frontier_sheets(read_run(REFERENCE))
     return "\n\n".join(sheet.to_markdown() for sheet in sheets if sheet.title.startswith(SHOWN))
+
+
+PEERS = ROOT / "results" / "reference" / "peers-cpu.csv"
+
+
+def peers_table() -> str:
+    """Return how plans at the peaks of hand-made placements compare with them, over all models of the run."""
+    rows = read_run(PEERS).rows.values()
+    by_name = {(cells["model"], cells["placement"]): cells for cells in rows}
+    models = list(dict.fromkeys(cells["model"] for cells in rows))
+    prefix = "plan-flops:="
+    peers = [name.removeprefix(prefix) for model, name in by_name if model == models[0] and name.startswith(prefix)]
+    lines = [
+        "| placement | recomputes | its plan | peak of the plan | recomputes less | as much |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for peer in peers:
+        pairs = [(by_name[model, peer], by_name[model, prefix + peer]) for model in models]
+        assert all(plan["peak_bytes"] <= hand["peak_bytes"] for hand, plan in pairs)
+        assert all(plan["recompute_flops"] <= hand["recompute_flops"] for hand, plan in pairs)
+        assert all((plan["gradients"], plan["rng_state"]) == ("bitwise", "equal") for _, plan in pairs)
+        sums = [sum(cells["recompute_flops"] for cells in side) for side in zip(*pairs, strict=True)]
+        peak = math.prod(plan["peak_bytes"] / hand["peak_bytes"] for hand, plan in pairs) ** (1 / len(pairs))
+        less = sum(plan["recompute_flops"] < hand["recompute_flops"] for hand, plan in pairs)
+        cells = (f"`{peer}`", *map(format_flops, sums), f"{peak:.2f}×", str(less), str(len(pairs) - less))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_the_comparison_with_hand_made_placements_is_that_of_its_run() -> None:
+    assert between("peers") == peers_table()
 
 
 def test_the_tables_are_those_of_the_reference_run() -> None:

@@ -16,7 +16,7 @@ from bench.measuring.building import static_bytes
 from bench.measuring.devices import clock_for
 from bench.measuring.environment import environment_of
 from bench.measuring.flops import FlopMeter
-from bench.measuring.parts import Forward, every_module, shadowed
+from bench.measuring.parts import Forward, every_module, is_compiled, shadowed
 from bench.measuring.saved import kept_tensors
 from bench.measuring.session import Session
 from bench.measuring.step import Workload, call, forward_loss
@@ -36,6 +36,7 @@ def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
     forward_once(session)
     readings = session.readings(PLAIN, every=True)
     reading = max(readings, key=lambda reading: reading.peak_bytes)
+    held = None if is_compiled(workload.module) else reading.held_by_block
     session.fresh()
     kept = kept_tensors(workload)
     chains = outline(workload.module)
@@ -43,11 +44,11 @@ def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
         model=job.model.name,
         device=job.device,
         dtype=job.settings.dtype,
-        modules=tuple(_modules(session, device, reading.held_by_block)),
+        modules=tuple(_modules(session, device, held)),
         chains=tuple(map(str, dict.fromkeys((*chains.outermost, *chains.chains)))),
         saved=kept.saved,
         held_bytes=reading.held_bytes,
-        loss_bytes=reading.held_by_block.get(LOSS, 0) if reading.held_by_block is not None else None,
+        loss_bytes=held.get(LOSS, 0) if held is not None else None,
         output_bytes=kept.output_bytes,
         peak_bytes=reading.peak_bytes,
         static_bytes=static_bytes(workload),

@@ -28,7 +28,9 @@ from bench.planning.solve import POINTS, frontier
 from bench.results.record import PlanFacts, PlanPoint
 from bench.units import format_bytes
 
-_TRIES = 12
+_TRIES = 8
+"""How many points predicted above the budget are measured at most."""
+
 _SLACK = 0.03
 """How much above the budget a prediction may lie and still be measured: the model errs on both sides."""
 
@@ -149,38 +151,36 @@ class Planner:
 
 
 class _Search:
-    """Looks along a frontier, peaks rising and costs falling, for the last point whose measured peak fits."""
+    """Looks along a frontier, peaks rising and costs falling, for the cheapest point whose measured peak fits."""
 
     def __init__(self, predicted: Sequence[int], budget: int, measured: Callable[[int], int]) -> None:
         self._predicted = predicted
         self._budget = budget
         self._measured = measured
-        self._error = 0
         self.tries = 0
 
     def best(self) -> int | None:
         """Return the point's index; None if not even the first fits.
 
-        Begins with the greatest prediction that the slack admits and lowers its sights by the error it finds.
+        Points predicted a little above the budget may fit all the same: they are measured first, the cheapest of them
+        before the others. Below the budget, a point that does not fit lowers the sights by its error.
         """
-        high = bisect_right(self._predicted, int(self._budget * (1 + _SLACK))) - 1
-        fits = -1
-        at = min(high, bisect_right(self._predicted, self._budget) - 1)
-        at = max(at, 0) if high >= 0 or self._predicted else -1
-        high = max(high, at)
-        while fits < high and self.tries < _TRIES:
-            self.tries += 1
-            peak = self._measured(at)
-            self._error = peak - self._predicted[at]
-            if peak <= self._budget:
-                fits = at
-            else:
-                high = at - 1
-            likely = bisect_right(self._predicted, self._budget - self._error) - 1
-            at = min(max(likely, fits + 1), high)
-        if fits < 0 and high >= 0 and self._measured(0) <= self._budget:
-            return 0
-        return fits if fits >= 0 else None
+        inside = bisect_right(self._predicted, self._budget) - 1
+        above = bisect_right(self._predicted, int(self._budget * (1 + _SLACK))) - 1
+        for at in range(min(above, inside + _TRIES), inside, -1):
+            if self._fits(at):
+                return at
+        at = inside
+        while at >= 0:
+            if self._fits(at):
+                return at
+            error = self._measured(at) - self._predicted[at]
+            at = min(at - 1, bisect_right(self._predicted, self._budget - error) - 1)
+        return 0 if self._predicted and self._fits(0) else None
+
+    def _fits(self, at: int) -> bool:
+        self.tries += 1
+        return self._measured(at) <= self._budget
 
 
 def _point(schedules: Sequence[Schedule], at: int) -> PlanPoint | None:

@@ -16,7 +16,7 @@ from bench.measuring.devices import clock_for, random_state, restore_random_stat
 from bench.measuring.equality import Outcome, compare, outcome_of
 from bench.measuring.flops import FlopCount, FlopMeter
 from bench.measuring.memory import Meter, meter_for
-from bench.measuring.parts import marked
+from bench.measuring.parts import is_compiled, marked
 from bench.measuring.step import Workload, call, clear_gradients, training_step
 from bench.measuring.structure import structure_of
 from bench.measuring.tape import Reading
@@ -144,8 +144,8 @@ class Session:
             phase_peak_bytes=worst.phase_peak_bytes,
             passes_peak_bytes=tuple(reading.peak_bytes for reading in readings),
             reserved_bytes=worst.reserved_bytes,
-            held_by_block=worst.held_by_block,
-            at_peak=worst.at_peak,
+            held_by_block=None if is_compiled(self.workload.module) else worst.held_by_block,
+            at_peak=() if is_compiled(self.workload.module) else worst.at_peak,
         )
 
     def _flops(self) -> Flops | None:

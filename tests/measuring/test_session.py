@@ -131,6 +131,15 @@ def test_every_step_starts_from_the_same_state() -> None:
     assert busy.measure(PLAIN) == session_of("residual.conv_bn").measure(PLAIN)
 
 
+def test_of_a_compiled_model_no_block_is_told() -> None:
+    """Its parts are no calls any more; the sums are measured all the same."""
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4)))
+    model[0]._compiled_call_impl = model[0].forward  # what `Module.compile` leaves behind
+    found = Session(Workload(module=model, batch=(torch.ones(2, 4),)), CPU).measure(PLAIN).memory
+    assert (found.held_by_block, found.at_peak) == (None, ())
+    assert found.held_bytes > 0
+
+
 class Caching(nn.Module):
     def __init__(self) -> None:
         super().__init__()

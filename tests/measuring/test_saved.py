@@ -1,0 +1,130 @@
+"""What autograd keeps, tensor by tensor: by hand, and against what the allocator holds on every reference model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.loading import reference_models
+from bench.measuring.building import build
+from bench.measuring.memory import CpuMeter
+from bench.measuring.saved import kept_tensors
+from bench.measuring.session import Session
+from bench.measuring.step import Workload
+from bench.model_ref import ModelRef
+from bench.placing.placement import Placement
+from bench.results.inspection import SavedTensor
+
+CPU = torch.device("cpu")
+
+
+def kept(module: nn.Module, *batch: Tensor, loss_fn: Any = lambda y: y.sum()) -> list[SavedTensor]:
+    return list(kept_tensors(Workload(module=module, batch=batch, loss_fn=loss_fn)).saved)
+
+
+def activations(found: list[SavedTensor]) -> list[SavedTensor]:
+    return [saved for saved in found if saved.kind == "activation"]
+
+
+def test_a_linear_relu_linear_chain_by_hand() -> None:
+    """The first Linear keeps the batch, ReLU its result, which the second Linear keeps too."""
+    chain = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    found = kept(chain, torch.randn(7, 3))
+    (relu,) = activations(found)
+    assert (relu.bytes, relu.shape, relu.dtype) == (7 * 5 * 4, (7, 5), "float32")
+    assert (relu.operator, relu.module, relu.shared_with) == ("relu (result)", "1", ("2",))
+    assert relu.line.startswith("test_saved.py:")  # a model of layers alone: the line is its caller's
+    others = {(saved.kind, saved.operator, saved.module, saved.bytes) for saved in found if saved is not relu}
+    assert others == {("batch", "addmm (mat1)", "0", 7 * 3 * 4), ("parameter", "addmm (mat2)", "2", 2 * 5 * 4)}
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return torch.sigmoid(y) * y  # sigmoid keeps its result; the product keeps both its factors
+
+
+def test_one_storage_that_two_operators_keep_counts_once() -> None:
+    found = activations(kept(Blocks(), torch.randn(6, 4)))
+    assert [saved.bytes for saved in found] == [6 * 4 * 4] * 2
+    assert all(saved.module == "" for saved in found)
+    assert {saved.operator for saved in found} == {"sigmoid (result)", "mul (other)"}  # the first that keeps each
+    lines = Path(__file__).read_text().splitlines()
+    number = int(found[0].line.rpartition(":")[2])
+    assert "torch.sigmoid(y) * y" in lines[number - 1]
+
+
+def test_a_view_is_its_whole_storage() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x)[:, :4].square()
+
+    (saved,) = activations(kept(Half(), torch.randn(2, 8)))
+    assert (saved.bytes, saved.shape) == (2 * 8 * 4, (2, 4))
+
+
+def test_a_function_of_the_user_s_own_is_named() -> None:
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            y = x + 0
+            ctx.save_for_backward(y)
+            return x**3
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            return 3 * x * x * gradient
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Cube.apply(self.layer(x))  # type: ignore[no-untyped-call]
+
+    (saved,) = activations(kept(Net(), torch.randn(3, 2)))
+    assert saved.operator == "cube"
+
+
+def test_what_the_loss_keeps_is_outside_all_modules() -> None:
+    found = activations(kept(nn.Linear(2, 2), torch.randn(3, 2), loss_fn=lambda y: y.square().sum()))
+    assert [(saved.module, saved.operator) for saved in found] == [("(loss)", "pow (self)")]
+
+
+def test_output_and_loss_that_nobody_saves_are_told_apart() -> None:
+    workload = Workload(module=nn.Linear(2, 2), batch=(torch.randn(3, 2),), loss_fn=lambda y: y.sum())
+    assert kept_tensors(workload).output_bytes == 3 * 2 * 4 + 4
+
+
+@pytest.mark.parametrize("name", reference_models())
+def test_what_is_saved_is_what_is_held(name: str) -> None:
+    """Within 1 %, the LSTM's workspace included: oneDNN's layer hands it to autograd."""
+    workload = build(ModelRef.parse(name, Path.cwd()), CPU, dtype=torch.float32, seed=0)
+    session = Session(workload, CPU, CpuMeter())
+    session.keep_plain()
+    held = session.readings(Placement(name="none"))[0].held_bytes
+    session.fresh()
+    found = kept_tensors(workload)
+    explained = sum(saved.bytes for saved in activations(list(found.saved))) + found.output_bytes
+    assert explained == pytest.approx(held, rel=0.01)
+    assert explained <= held
+    assert all(saved.operator for saved in found.saved)
+
+
+def test_looking_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    kept(model, torch.randn(3, 2))
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
