@@ -87,7 +87,8 @@ class Planner:
         static = static_bytes(self._session.workload)
         chain, schedules = self.frontier(goal.minimise)
         budget = self._budget(goal, static, schedules)
-        fitting = _Search([self._predicted(schedule) for schedule in schedules], budget, self._measure_at(schedules))
+        predicted = [self.predicted_peak_bytes(schedule) for schedule in schedules]
+        fitting = _Search(predicted, budget, lambda at: self.measured_peak_bytes(schedules[at]))
         at = fitting.best()
         if at is None:
             raise PlacementError(self._infeasible(goal, static, chain, schedules))
@@ -95,12 +96,12 @@ class Planner:
         facts = PlanFacts(
             minimise=goal.minimise,
             budget_bytes=budget,
-            predicted_peak_bytes=self._predicted(chosen),
-            measured_peak_bytes=self._measured(chosen),
+            predicted_peak_bytes=self.predicted_peak_bytes(chosen),
+            measured_peak_bytes=self.measured_peak_bytes(chosen),
             predicted_cost=chosen.cost,
             bound_cost=least_cost(chain, budget) if len(chain.units) <= _LONG else None,
             bound_peak_bytes=least_working_set_bytes(chain),
-            least_peak_bytes=self._predicted(schedules[0]),
+            least_peak_bytes=self.predicted_peak_bytes(schedules[0]),
             plain_cost=sum(unit.forward_cost for unit in chain.units),
             tries=fitting.tries,
             below=_point(schedules, at - 1),
@@ -113,10 +114,10 @@ class Planner:
             plain = self._session.plain_peak_bytes
             return goal.step_budget(static, plain)
         k, n = goal.point
-        least, most = self._measured(schedules[0]), max(self._predicted(schedules[-1]), self._measured(schedules[-1]))
+        least, most = (self.measured_peak_bytes(schedules[end]) for end in (0, -1))
         return least + (most - least) * (k - 1) // max(1, n - 1)
 
-    def _predicted(self, schedule: Schedule) -> int:
+    def predicted_peak_bytes(self, schedule: Schedule) -> int:
         """Return the peak, with the random states that regions inside others hold from the first forward on."""
         inside = sum(
             any(
@@ -127,10 +128,8 @@ class Planner:
         )
         return schedule.peak_bytes + inside * self.profile.region_bytes
 
-    def _measure_at(self, schedules: Sequence[Schedule]) -> Callable[[int], int]:
-        return lambda at: self._measured(schedules[at])
-
-    def _measured(self, schedule: Schedule) -> int:
+    def measured_peak_bytes(self, schedule: Schedule) -> int:
+        """Return the peak of a step under it, metered once for each set of regions."""
         if schedule.regions not in self._peaks:
             placement = self._placement("", schedule)
             self._peaks[schedule.regions] = self._session.peak_bytes(placement)
@@ -142,7 +141,7 @@ class Planner:
         return placement_of(name, self.profile, schedule.regions, batch_norm, outline(model).fingerprint)
 
     def _infeasible(self, goal: Goal, static: int, chain: Chain, schedules: Sequence[Schedule]) -> str:
-        least = self._measured(schedules[0])
+        least = self.measured_peak_bytes(schedules[0])
         unit = chain.units[simulate(chain, schedules[0].regions).peak_unit].name
         whole = "" if goal.of_step else f", {format_bytes(least + static)} with what is there before it"
         return (

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from statistics import median
 from typing import Any
 
@@ -63,16 +63,28 @@ def _unpacked(tensor: torch.Tensor) -> torch.Tensor:
 class _Take(torch.autograd.Function):
     """Begins a unit: hands on its inputs as results of an operator, so that their gradients add up as in a real step.
 
-    A leaf's gradient would be accumulated at once, one between operators waits in the engine's buffers.
+    A leaf's gradient would be accumulated at once, one between operators waits in the engine's buffers. It is told how
+    many bytes each gradient holds: one that is a view, as those of a concatenation are, holds more than its own.
     """
 
     @staticmethod
-    def forward(_ctx: Any, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, told: list[int], *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.told = told
         return tuple(_alias(tensor) for tensor in inputs)
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: torch.Tensor) -> Any:
-        return (None,) * len(gradients)
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
+        storages: set[int] = set()
+        ctx.told[:] = [_held_bytes(gradient, storages) for gradient in gradients]
+        return (None,) * (1 + len(gradients))
+
+
+def _held_bytes(gradient: torch.Tensor | None, seen: set[int]) -> int:
+    """Return the bytes of a gradient's storage, the first time that it is seen."""
+    if gradient is None or _identity(gradient) in seen:
+        return 0
+    seen.add(_identity(gradient))
+    return gradient.untyped_storage().nbytes()
 
 
 def _alias(tensor: torch.Tensor) -> torch.Tensor:
@@ -94,26 +106,27 @@ class _Emit(torch.autograd.Function):
         return tuple(torch.ones(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.likes)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Run:
     """A unit's call as something to repeat: `forward` takes the leaves of inputs and returns those of outputs."""
 
     forward: Callable[..., tuple[torch.Tensor, ...]]
     leaves: tuple[Any, ...]
     parameters: tuple[nn.Parameter, ...]
+    gradient_bytes: list[int] = field(default_factory=list)
+
+    @cached_property
+    def needing(self) -> tuple[int, ...]:
+        """Positions of the leaves that require a gradient; `gradient_bytes` are of these, from the last backward."""
+        return tuple(at for at, leaf in enumerate(self.leaves) if _needs_gradient(leaf))
 
     def fresh_leaves(self) -> tuple[Any, ...]:
         leaves = [leaf.detach() if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
-        needing = [at for at, leaf in enumerate(self.leaves) if _needs_gradient(leaf)]
-        taken = (
-            _Take.apply(  # type: ignore[no-untyped-call]
-                *(leaves[at].requires_grad_() for at in needing)
-            )
-            if needing
-            else ()
-        )
-        for at, tensor in zip(needing, taken, strict=True):
-            leaves[at] = tensor
+        if self.needing:
+            starts = [leaves[at].requires_grad_() for at in self.needing]
+            taken = _Take.apply(self.gradient_bytes, *starts)  # type: ignore[no-untyped-call]
+            for at, tensor in zip(self.needing, taken, strict=True):
+                leaves[at] = tensor
         return tuple(leaves)
 
     def step(self, phases: Phases, around: Around | None = None, *, holding: bool = False) -> None:
@@ -306,10 +319,14 @@ class _Travellers:
             self._numbers[reference.cdata] = len(self.bytes)
             self.bytes.append(leaf.untyped_storage().nbytes())
             self.gradient_bytes.append(0)
-        number = self._numbers[reference.cdata]
-        if leaf.requires_grad:
-            self.gradient_bytes[number] = max(self.gradient_bytes[number], leaf.nbytes)
-        return number
+        return self._numbers[reference.cdata]
+
+    def note_gradient(self, leaf: Any, held_bytes: int) -> None:
+        """Take down what the gradient holds that a taker gives a tensor; that of a part becomes one of the whole."""
+        number = self.number(leaf)
+        if number is not None:
+            whole = self.bytes[number] if leaf.nbytes < self.bytes[number] else 0
+            self.gradient_bytes[number] = max(self.gradient_bytes[number], held_bytes, whole)
 
     def numbers(self, leaves: Any) -> frozenset[int]:
         return frozenset(number for leaf in leaves if (number := self.number(leaf)) is not None)
@@ -407,6 +424,8 @@ class _Profiler:
         self, path: str, measured: _Measured, leaves: list[Any], outputs: list[Any], *, can_be_region: bool, first: Any
     ) -> None:
         saved = measured.saved
+        for at, held_bytes in measured.gradient_bytes.items():
+            self._travellers.note_gradient(leaves[at], held_bytes)
         chain, position = self._place(path)
         number = self._travellers.number
         kept = [*(leaves[at] for at in saved.inputs), *(outputs[at] for at in saved.outputs if outputs)]
@@ -505,6 +524,7 @@ class _Measured:
 
     saved: _Saved
     ways: tuple[Way, ...]
+    gradient_bytes: dict[int, int]
     forward_bytes: int
     forward_s: float
     forward_flops: int
@@ -517,6 +537,7 @@ def _measure(bench: _Bench, run: _Run, policies: tuple[str, ...]) -> _Measured:
     saved = bench.saved(run)
     forward_flops, plain_flops = bench.flops(run)
     plain = _plain_way(bench, run, saved)
+    gradient_bytes = tuple(run.gradient_bytes)
     try:
         _, redone_flops = bench.flops(run, _checkpointed)
         selective = [_selective_way(bench, run, policy, saved, plain_flops) for policy in policies]
@@ -529,6 +550,7 @@ def _measure(bench: _Bench, run: _Run, policies: tuple[str, ...]) -> _Measured:
     return _Measured(
         saved=saved,
         ways=(plain, *lean),
+        gradient_bytes=dict(zip(run.needing, gradient_bytes, strict=False)),
         forward_bytes=bench.read_unsaved(run),
         forward_s=bench.forward_s(run),
         forward_flops=forward_flops,
