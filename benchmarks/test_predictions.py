@@ -1,4 +1,4 @@
-"""How well plans are predicted, over the frontiers of every reference model: `make speed` prints it. Nothing here times."""
+"""How well plans are predicted, over the frontiers of every reference model: `make speed` prints it."""
 
 from pathlib import Path
 
@@ -21,8 +21,10 @@ def test_predicted_peaks_against_measured(benchmark: object) -> None:
         session.keep_plain()
         planner = Planner(session, torch.device("cpu"))
         _, schedules = planner.frontier("flops")
-        for schedule in schedules[:: max(1, len(schedules) // POINTS)]:
-            errors.append(planner.predicted_peak_bytes(schedule) / planner.measured_peak_bytes(schedule) - 1)
+        errors += [
+            planner.predicted_peak_bytes(schedule) / planner.measured_peak_bytes(schedule) - 1
+            for schedule in schedules[:: max(1, len(schedules) // POINTS)]
+        ]
     close = sum(abs(error) <= 0.01 for error in errors)
     low = sum(error < -0.01 for error in errors)
     print(f"\n{close} of {len(errors)} within 1 %, {low} low by more, from {min(errors):+.2%} to {max(errors):+.2%}")
