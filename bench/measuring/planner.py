@@ -22,7 +22,7 @@ from bench.placing.statistics import batch_norms
 from bench.planning.bound import least_cost, least_working_set_bytes
 from bench.planning.chain import Chain
 from bench.planning.profile import Objective, Profile
-from bench.planning.schedule import NOTHING, Schedule
+from bench.planning.schedule import NOTHING, Schedule, even_cuts
 from bench.planning.simulate import simulate
 from bench.planning.solve import POINTS, frontier
 from bench.results.record import PlanFacts, PlanPoint
@@ -92,7 +92,7 @@ class Planner:
         at = fitting.best()
         if at is None:
             raise PlacementError(self._infeasible(goal, static, chain, schedules))
-        chosen = schedules[at]
+        chosen, more_tries = self._or_even(chain, schedules[at], budget)
         facts = PlanFacts(
             minimise=goal.minimise,
             budget_bytes=budget,
@@ -103,11 +103,22 @@ class Planner:
             bound_peak_bytes=least_working_set_bytes(chain),
             least_peak_bytes=self.predicted_peak_bytes(schedules[0]),
             plain_cost=sum(unit.forward_cost for unit in chain.units),
-            tries=fitting.tries,
-            below=_point(schedules, at - 1),
-            above=_point(schedules, at + 1),
+            tries=fitting.tries + more_tries,
+            below=_point([point for point in schedules if point.cost > chosen.cost], -1),
+            above=_point([point for point in schedules if point.cost < chosen.cost], 0),
         )
         return Planned(placement=self._placement(goal.name, chosen), facts=facts)
+
+    def _or_even(self, chain: Chain, chosen: Schedule, budget: int) -> tuple[Schedule, int]:
+        """Return an even cut of the chains if one that is cheaper fits as measured, though predicted not to."""
+        known = {regions: simulate(chain, regions) for regions in even_cuts(chain)}
+        cuts = [(figures.cost, figures.peak_bytes, regions) for regions, figures in known.items()]
+        near = [cut for cut in sorted(cuts) if cut[0] < chosen.cost and cut[1] <= budget * (1 + 2 * _SLACK)]
+        for tries, (cost, peak, regions) in enumerate(near[:_TRIES], start=1):
+            schedule = Schedule(regions=regions, peak_bytes=peak, cost=cost)
+            if self.measured_peak_bytes(schedule) <= budget:
+                return schedule, tries
+        return chosen, len(near[:_TRIES])
 
     def _budget(self, goal: Goal, static: int, schedules: Sequence[Schedule]) -> int:
         if goal.point is None:
@@ -183,6 +194,6 @@ class _Search:
 
 
 def _point(schedules: Sequence[Schedule], at: int) -> PlanPoint | None:
-    if not 0 <= at < len(schedules):
+    if not schedules:
         return None
     return PlanPoint(predicted_peak_bytes=schedules[at].peak_bytes, predicted_cost=schedules[at].cost)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+
+from bench.planning.chain import Chain
 
 NOTHING = "nothing"
 
@@ -18,6 +22,37 @@ class Region:
     start: int
     stop: int
     save: str = NOTHING
+
+
+def even_cuts(chain: Chain) -> Iterator[tuple[Region, ...]]:
+    """Yield what people try by hand: every run of units that join in 1, 2, 3 … regions of even length.
+
+    Each in three ways: all of them, all but the last of a run, and as torch's `checkpoint_sequential` does it, which
+    leaves what does not divide at the end of a run plain.
+    """
+    runs = list(_runs(chain))
+    for count in range(1, max((stop - start for start, stop in runs), default=0) + 1):
+        whole = [_even(start, stop, min(count, stop - start)) for start, stop in runs]
+        equal = [_even(start, start + (stop - start) // count * count, count) for start, stop in runs]
+        for cuts in (whole, [cut[:-1] for cut in whole], [cut[:-1] for cut in equal if cut]):
+            yield tuple(region for cut in cuts for region in cut)
+
+
+def _runs(chain: Chain) -> Iterator[tuple[int, int]]:
+    """Yield the longest ranges of units that one region may cover, those of a single unit left out."""
+    start = 0
+    for at in range(1, len(chain.units) + 1):
+        if at == len(chain.units) or not chain.joins[at - 1] or not chain.units[at].can_be_region:
+            if at - start > 1 and chain.units[start].can_be_region:
+                yield start, at
+            start = at
+
+
+def _even(start: int, stop: int, count: int) -> list[Region]:
+    """Cut a range into regions whose lengths differ by one at most, the longer ones first."""
+    size, longer = divmod(stop - start, count)
+    cuts = [start + index * size + min(index, longer) for index in range(count + 1)]
+    return [Region(start=left, stop=right) for left, right in pairwise(cuts) if left < right]
 
 
 @dataclass(frozen=True, kw_only=True)
