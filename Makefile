@@ -3,6 +3,7 @@ PYTHON ?= python3
 SUITE ?= default
 DEVICE ?= auto
 OUT ?=
+RUN = $(or $(OUT),results/latest)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -20,9 +21,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,examples]'
 	@touch $@
 
+.PHONY: browser
+browser: ## install the Chromium that the tests of the page run in, where there is none
+	bash .ci/browser
+
 .PHONY: bench
-bench: setup ## measure a suite: SUITE=default DEVICE=auto OUT=results/<suite>-<timestamp>
-	$(BIN)/rematbench run $(SUITE) --device $(DEVICE) $(if $(OUT),--out $(OUT))
+bench: setup ## measure a suite and write its report.html: SUITE=default DEVICE=auto OUT=results/<suite>-<timestamp>
+	$(BIN)/rematbench run $(SUITE) --device $(DEVICE) $(if $(OUT),--out $(OUT)); status=$$?; \
+	  [ $$status -gt 1 ] || $(BIN)/rematbench report $(RUN) --out $(RUN)/report.html || exit; exit $$status
 
 .PHONY: test
 test: setup ## run the tests, one thread each on two processes

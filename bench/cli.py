@@ -21,6 +21,8 @@ from bench.commands.check import check
 from bench.commands.compare import compare
 from bench.commands.inspect import inspect
 from bench.commands.plan import plan
+from bench.commands.report import report
+from bench.commands.show import show
 from bench.errors import BenchError
 from bench.loading import reference_models
 from bench.placing.placement import Options
@@ -218,6 +220,8 @@ app.command()(compare)
 app.command()(check)
 app.command()(inspect)
 app.command()(plan)
+app.command()(report)
+app.command()(show)
 app.add_typer(baseline.app, name="baseline")
 
 

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+from bench.reporting.answers import answers
+from bench.reporting.gathering import models_of
+from tests.reporting.samples import case, stored, toy
+from tests.results.making import equality
+
+
+def test_what_holds_the_peak_and_whether_training_stays_the_same(tmp_path: Path) -> None:
+    peak, training, buffers, failed = answers(models_of([stored(tmp_path / "run", toy())])[0])
+    assert peak == (
+        "Under none the step peaks 100 MiB above its start, in backward; 50 % of that is kept since forward for "
+        "backward, most of it in blocks.0 (50 MiB) and 50 % of that is transients, freed before their phase ends. On "
+        "top come 3 MiB that are there before it: parameters, buffers, batch and optimizer state."
+    )
+    assert training == "Training changes: gradients are different under cheat."
+    assert buffers.startswith("Buffers end up different under bad:")
+    assert failed == "Failed: huge (out of memory)."
+
+
+def test_training_that_stays_the_same_says_how_far(tmp_path: Path) -> None:
+    same = [case("none", 4, 1.0), case("each", 2, 1.2)]
+    assert (
+        "equal bit for bit to none's under every placement."
+        in answers(models_of([stored(tmp_path / "same", same)])[0])[1]
+    )
+    near = [*same, case("other", 2, 1.2, equality=equality("noise"))]
+    assert (
+        "under 2 of 3 placements, within noise or tolerance under the others."
+        in answers(models_of([stored(tmp_path / "near", near)])[0])[1]
+    )
+
+
+def test_what_all_series_share_is_said_once(tmp_path: Path) -> None:
+    first = stored(tmp_path / "first", [case("none", 4, 1.0)])
+    other = stored(tmp_path / "other", [case("none", 8, 1.0)])
+    said = answers(models_of([first, other])[0])
+    assert [sentence.partition(" Under")[0] for sentence in said[:1]] == ["first · cpu, float32:"]
+    assert len(said) == 3, "two peaks, one sentence on training"
+
+
+def test_a_csv_alone_says_nothing_of_the_peak(tmp_path: Path) -> None:
+    said = answers(models_of([stored(tmp_path / "run", [case("none", 4, 1.0)]) / "results.csv"])[0])
+    assert said == ["Training stays the same: gradients are equal bit for bit to none's under every placement."]
