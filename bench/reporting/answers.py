@@ -77,11 +77,12 @@ def _training(entries: Sequence[Entry]) -> Iterator[str]:
         bitwise = sum(entry.cells["gradients"] == "bitwise" for entry in judged)
         extent = "every placement" if bitwise == len(judged) else f"{bitwise} of {len(judged)} placements"
         rest = "" if bitwise == len(judged) else ", within noise or tolerance under the others"
-        yield f"Training stays the same: gradients are equal bit for bit to none's under {extent}{rest}."
+        what = "Gradients stay" if touched else "Training stays"
+        yield f"{what} the same: gradients are equal bit for bit to none's under {extent}{rest}."
     if touched:
         yield (
-            f"Buffers end up different under {_names(touched)}: running statistics are updated twice where batch norm "
-            "is recomputed; +batch_norm=once cures it."
+            f"Buffers end up different under {_names(touched)}, as running statistics do where batch norm is "
+            "recomputed; +batch_norm=once cures that."
         )
 
 

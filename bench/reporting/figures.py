@@ -115,7 +115,7 @@ def _detail(record: Measurement, series: Series) -> dict[str, Any]:
 
 
 def _timeline(timeline: Timeline) -> dict[str, Any]:
-    """Return the timeline in whole microseconds and bytes; each value less the one before, which is shorter."""
+    """Return the timeline in whole microseconds, bytes to the byte; each value less the one before, to be short."""
     return {
         "us": _steps([_us(time) for time in timeline.time_s]),
         "bytes": _steps(timeline.live_bytes),

@@ -25,7 +25,7 @@ from tests.measuring.test_profiling import SIZES
 
 CPU = torch.device("cpu")
 PEERS = ("each", "each-but-last", "sqrt", "checkpoint_sequential:2", "each+save=matmuls")
-NETWORKS = ("residual.conv_bn", "concat_skip.unet", "lstm_skip.lstm")
+NETWORKS = ("residual.conv_bn", "concat_skip.unet")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ def test_what_holds_the_peak_and_whether_training_stays_the_same(tmp_path: Path)
         "top come 3 MiB that are there before it: parameters, buffers, batch and optimizer state."
     )
     assert training == "Training changes: gradients are different under cheat."
-    assert buffers.startswith("Buffers end up different under bad:")
+    assert buffers.startswith("Buffers end up different under bad, as")
     assert failed == "Failed: huge (out of memory)."
 
 
@@ -24,6 +24,8 @@ def test_training_that_stays_the_same_says_how_far(tmp_path: Path) -> None:
         "equal bit for bit to none's under every placement."
         in answers(models_of([stored(tmp_path / "same", same)])[0])[1]
     )
+    touched = [*same, case("twice", 2, 1.2, equality=equality(buffers="different"))]
+    assert answers(models_of([stored(tmp_path / "touched", touched)])[0])[1].startswith("Gradients stay the same:")
     near = [*same, case("other", 2, 1.2, equality=equality("noise"))]
     assert (
         "under 2 of 3 placements, within noise or tolerance under the others."

@@ -90,6 +90,15 @@ def test_memory_i_have(opened: Opened) -> None:
         assert said in answer(opened), budget
 
 
+def test_an_answer_that_touches_buffers_names_the_cheapest_that_does_not(opened: Opened) -> None:
+    opened.page.evaluate("DATA.rows.find(row => row.name === 'half').buffers = 'different'")
+    opened.page.fill("#budget", "61 %")
+    opened.page.press("#budget", "Tab")
+    assert "but buffers end up different; the cheapest that leaves them equal is least, 30 MiB for 15 ms" in answer(
+        opened
+    )
+
+
 def test_an_unreadable_budget_is_marked_and_changes_nothing(opened: Opened) -> None:
     before = answer(opened)
     opened.page.fill("#budget", "12 MBanana")

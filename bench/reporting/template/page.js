@@ -54,12 +54,14 @@ function limit(series) {
   return series.plain_bytes === null ? null : state.budget.share * series.plain_bytes;
 }
 
-function answer(model, at) {
+function fitting(model, at) {
   const most = limit(model.series[at]);
-  const fitting = model.rows.filter((row) => row.series === at && row.peak !== null && row.peak <= most && row.same && most !== null);
-  const priced = fitting.filter((row) => cost(row) !== null);
-  return priced.sort((one, other) => cost(one) - cost(other) || one.peak - other.peak)[0] ?? null;
+  if (most === null) return [];
+  const rows = model.rows.filter((row) => row.series === at && drawn(row) && row.peak <= most && row.same);
+  return rows.sort((one, other) => cost(one) - cost(other) || one.peak - other.peak);
 }
+
+const answer = (model, at) => fitting(model, at)[0] ?? null;
 
 function answerText(model, at) {
   const series = model.series[at], most = limit(series), best = answer(model, at);
@@ -71,7 +73,7 @@ function answerText(model, at) {
   const plainRow = model.rows.find((row) => row.series === at && row.plain);
   const ratio = state.cost === "time" && plainRow?.time && best.time ? `, ${times(best.time[0] / plainRow.time[0])} none's step time${interval(best, plainRow)}` : "";
   const price = state.cost === "time" ? `${show(cost(best), SECONDS)} a step${ratio}` : `${show(cost(best), FLOPS)} recomputed`;
-  return `${name}Within ${room}, the cheapest placement is ${best.name}: it peaks at ${show(best.peak, BYTES)} for ${price}. ${sameness(best)}`;
+  return `${name}Within ${room}, the cheapest placement is ${best.name}: it peaks at ${show(best.peak, BYTES)} for ${price}. ${sameness(best, fitting(model, at))}`;
 }
 
 const times = (ratio) => `${ratio.toFixed(2)}×`;
@@ -82,10 +84,12 @@ function interval(row, plainRow) {
   return ` (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}${low < 1 && high > 1 ? ": not told from none's" : ""})`;
 }
 
-function sameness(row) {
+function sameness(row, rows) {
   if (row.plain) return "That is no checkpointing at all.";
-  if (row.buffers === "different") return "Its gradients are none's, but buffers end up different.";
-  return row.buffers === null ? "Whether training stays the same was not judged." : "Training stays the same.";
+  if (row.buffers === null) return "Whether training stays the same was not judged.";
+  if (row.buffers === "equal") return "Training stays the same.";
+  const equal = rows.find((other) => other.buffers === "equal");
+  return `Its gradients are none's, but buffers end up different${equal ? `; the cheapest that leaves them equal is ${equal.name}, ${show(equal.peak, BYTES)} for ${show(cost(equal), scale())}` : ""}.`;
 }
 
 function nothingFits(model, at, room) {
