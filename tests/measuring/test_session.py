@@ -52,6 +52,11 @@ def test_every_reference_model_trains_the_same_under_each_and_repeats_to_the_byt
     assert each.equality.gradients == "bitwise"
     assert each.equality.rng_state == "equal"
     assert plain.memory == again.memory
+    for found in (plain, each):
+        assert found.timeline is not None
+        assert max(found.timeline.live_bytes) == found.memory.peak_bytes
+        assert sum(share.bytes for share in found.memory.at_peak) == found.memory.peak_bytes
+        assert sum((found.memory.held_by_block or {}).values()) == found.memory.held_bytes
     assert plain.memory.repeatable
     assert each.memory.repeatable
     assert plain.flops is not None
