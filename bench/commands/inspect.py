@@ -28,4 +28,5 @@ def inspect(
         return
     print(tree_sheet(inspection, depth).to_text())
     if saved:
-        print("\n" + "\n\n".join(sheet.to_text() for sheet in saved_sheets(inspection)))
+        for sheet in saved_sheets(inspection):
+            print("\n" + sheet.to_text())

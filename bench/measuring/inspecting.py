@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
+from bench.errors import ModelError
 from bench.measuring.building import static_bytes
 from bench.measuring.devices import clock_for
 from bench.measuring.environment import environment_of
@@ -19,7 +22,7 @@ from bench.measuring.flops import FlopMeter
 from bench.measuring.parts import Forward, every_module, is_compiled, shadowed
 from bench.measuring.saved import kept_tensors
 from bench.measuring.session import Session
-from bench.measuring.step import Workload, call, forward_loss
+from bench.measuring.step import Workload, call, forward_loss, loss_from
 from bench.placing.outline import outline
 from bench.placing.placement import Placement
 from bench.results.inspection import Inspection, ModuleCost
@@ -31,20 +34,23 @@ _ROUNDS = 5
 
 
 def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
-    """Run the passes that tell a model's modules and saved tensors, each from the same state."""
+    """Run the passes that tell a model's modules and saved tensors, each from the same state, which is put back."""
     workload = session.workload
     forward_once(session)
     readings = session.readings(PLAIN, every=True)
     reading = max(readings, key=lambda reading: reading.peak_bytes)
-    held = None if is_compiled(workload.module) else reading.held_by_block
+    held = None if _is_opaque(workload.module) else reading.held_by_block
     session.fresh()
     kept = kept_tensors(workload)
+    modules = tuple(_modules(session, device, held))
+    remarks = (*_remarks(workload.module), *session.remarks())
+    session.fresh()
     chains = outline(workload.module)
     return Inspection(
         model=job.model.name,
         device=job.device,
         dtype=job.settings.dtype,
-        modules=tuple(_modules(session, device, held)),
+        modules=modules,
         chains=tuple(map(str, dict.fromkeys((*chains.outermost, *chains.chains)))),
         saved=kept.saved,
         held_bytes=reading.held_bytes,
@@ -52,22 +58,46 @@ def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
         output_bytes=kept.output_bytes,
         peak_bytes=reading.peak_bytes,
         static_bytes=static_bytes(workload),
-        remarks=tuple(session.remarks()),
+        remarks=remarks,
         environment=environment_of(device, job.model.root),
     )
 
 
 def forward_once(session: Session) -> None:
-    """Run one step that is discarded: the first imports, tunes and allocates what none after it does."""
+    """Run one step that is discarded: the first imports, tunes and allocates what none after it does.
+
+    Raises:
+        ModelError: there is no backward to keep anything for.
+    """
     session.fresh()
     _, loss = forward_loss(session.workload)
+    if not loss.requires_grad:
+        raise ModelError("the loss depends on nothing that requires a gradient, so nothing is kept for backward")
     loss.backward()
+
+
+def _is_opaque(model: nn.Module) -> bool:
+    """Tell whether only the whole model can be watched: what runs inside is no call of a module's forward."""
+    return is_compiled(model) or isinstance(model, torch.jit.ScriptModule)
+
+
+def _remarks(model: nn.Module) -> Iterator[str]:
+    if _is_opaque(model):
+        how = "torch.compile" if is_compiled(model) else "torch.jit"
+        yield f"the model runs through {how}, which hides its modules: build it without to see them apart"
+
+
+def _watched(workload: Workload, around: Callable[[str, Forward], Forward]) -> Any:
+    """Run the model with every module's calls going through `around`, its own from outside."""
+    modules = {} if _is_opaque(workload.module) else every_module(workload.module)
+    with shadowed({path: module for path, module in modules.items() if path}, around):
+        return around("", lambda: call(workload))()
 
 
 def _modules(session: Session, device: torch.device, held: dict[str, int] | None) -> Iterator[ModuleCost]:
     counts = _counted(session)
     times = [_timed(session, device) for _ in range(_ROUNDS)]
-    for path, module in every_module(session.workload.module).items():
+    for path, module in {"": session.workload.module, **every_module(session.workload.module)}.items():
         if path in counts:
             count = counts[path]
             backward_s = [seconds for time in times if (seconds := time.backward_s(path)) is not None]
@@ -119,12 +149,8 @@ def _count(session: Session, meter: FlopMeter | None) -> dict[str, _Count]:
         return run
 
     session.fresh()
-    with shadowed(every_module(session.workload.module), around), torch.no_grad():
-        if meter is None:
-            call(session.workload)
-        else:
-            with meter:
-                call(session.workload)
+    with meter or nullcontext():
+        _watched(session.workload, around)
     return counts
 
 
@@ -147,17 +173,18 @@ class _Stopwatch:
             self._claim((args, kwargs), self._inside[-1] if self._inside else LOSS)
             self._inside.append(path)
             start = self._clock()
-            output = forward(*args, **kwargs)
-            self.forward_s[path] += self._clock() - start
-            self._inside.pop()
+            try:
+                output = forward(*args, **kwargs)
+            finally:
+                self.forward_s[path] += self._clock() - start
+                self._inside.pop()
             self._claim(output, path)
             return output
 
         return run
 
     def step(self, workload: Workload) -> None:
-        with shadowed(every_module(workload.module), self.around):
-            _, loss = forward_loss(workload)
+        loss = loss_from(workload, _watched(workload, self.around))
         self._claim(loss, LOSS)
         loss.backward()
         self._makers.clear()

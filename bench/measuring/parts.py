@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
-from bench.placing.outline import children_of, outline
+from bench.placing.outline import children_of, has_forward, outline
 
 Forward = Callable[..., Any]
 Mark = Callable[[str], AbstractContextManager[Any]]
@@ -22,7 +21,7 @@ def parts(model: nn.Module) -> dict[str, nn.Module]:
     children.
     """
     chains = {chain.path for chain in outline(model).outermost} or {""}
-    found = {path: module for path, module in _parts("", model, chains, set()) if _runs(module)}
+    found = {path: module for path, module in _parts("", model, chains, set()) if has_forward(module)}
     return found or {"": model}
 
 
@@ -47,7 +46,7 @@ def wholes(model: nn.Module) -> dict[str, nn.Module]:
     inner = parts(model)
     around = {name for path in inner for name in _ancestors(path)}
     modules = dict(model.named_modules(remove_duplicate=False))
-    return {path: modules[path] for path in modules if path in inner or (path in around and _runs(modules[path]))}
+    return {path: modules[path] for path in modules if path in inner or (path in around and has_forward(modules[path]))}
 
 
 def _ancestors(path: str) -> Iterator[str]:
@@ -56,13 +55,9 @@ def _ancestors(path: str) -> Iterator[str]:
         yield path
 
 
-def _runs(module: nn.Module) -> bool:
-    return type(module).forward is not nn.Module.forward
-
-
 def every_module(model: nn.Module) -> dict[str, nn.Module]:
     """Return every module that has a forward of its own, by its first path."""
-    return {path: module for path, module in model.named_modules() if _runs(module)}
+    return {path: module for path, module in model.named_modules() if has_forward(module)}
 
 
 @contextmanager
@@ -92,7 +87,7 @@ def shadowed(modules: Mapping[str, nn.Module], around: Callable[[str, Forward], 
     before: dict[nn.Module, Forward | None] = {}
     try:
         for path, module in modules.items():
-            if module not in before and not isinstance(module, torch.jit.ScriptModule):
+            if module not in before:
                 before[module] = module.__dict__.get("forward")
                 module.forward = around(path, module.forward)
         yield

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from bench.measuring.parts import marked
-from bench.measuring.step import Workload, batch_tensors, forward_loss
+from bench.measuring.step import Workload, batch_tensors, call, loss_from
 from bench.results.inspection import SavedKind, SavedTensor
 from bench.results.record import LOSS
 
@@ -26,17 +27,12 @@ _SILENT = (_TORCH, "<", *(str(room) for room in _OURS.iterdir() if room.name != 
 """Where the line that called an operator is not to be looked for: reference models may lie in our own folder."""
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """What stands in the graph for a saved tensor; without its history, or an output would keep itself alive."""
-
-    number: int
-    tensor: torch.Tensor
-
-
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class _Entry:
-    """One saved tensor, as it is known when it is packed."""
+    """What stands in the graph for a saved tensor, and lives as long as that part of the graph.
+
+    The tensor is without its history, or an output would keep itself alive.
+    """
 
     tensor: torch.Tensor
     module: str
@@ -48,9 +44,14 @@ class _Entry:
 class _Watch:
     """Sees every tensor that goes into the graph and, once the graph is walked, which node it went to."""
 
-    entries: list[_Entry] = field(default_factory=list)
+    packed: list[weakref.ref[_Entry]] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
-    unpacked: list[int] = field(default_factory=list)
+    unpacked: list[_Entry] = field(default_factory=list)
+
+    @property
+    def entries(self) -> list[_Entry]:
+        """What the graph still keeps; a branch that was detached is gone with what it saved."""
+        return [entry for packed in self.packed if (entry := packed()) is not None]
 
     @contextmanager
     def inside(self, path: str) -> Iterator[None]:
@@ -60,24 +61,25 @@ class _Watch:
         finally:
             self.modules.pop()
 
-    def pack(self, tensor: torch.Tensor) -> _Packed:
-        plain = tensor.detach()
+    def pack(self, tensor: torch.Tensor) -> _Entry:
         module = self.modules[-1] if self.modules else LOSS
-        self.entries.append(_Entry(tensor=plain, module=module, line=_line(sys._getframe(1))))
-        return _Packed(len(self.entries) - 1, plain)
+        entry = _Entry(tensor=tensor.detach(), module=module, line=_line(sys._getframe(1)))
+        self.packed.append(weakref.ref(entry))
+        return entry
 
-    def unpack(self, packed: _Packed) -> torch.Tensor:
-        self.unpacked.append(packed.number)
-        return packed.tensor
+    def unpack(self, entry: _Entry) -> torch.Tensor:
+        self.unpacked.append(entry)
+        return entry.tensor
 
-    def name_operators(self, loss: torch.Tensor) -> None:
-        """Ask every node of the graph for what it saved, and see which tensors that unpacks."""
-        for node in _nodes(loss.grad_fn):
+    def name_operators(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Ask the nodes behind these for what they saved, and see which tensors that unpacks."""
+        for node in _nodes(tensor.grad_fn for tensor in tensors):
             for attribute in _saved_attributes(node):
                 self.unpacked.clear()
                 getattr(node, attribute)
-                for number in self.unpacked:
-                    self.entries[number].operator = _operator(node, attribute)
+                for entry in self.unpacked:
+                    entry.operator = _operator(node, attribute)
+        self.unpacked.clear()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +101,15 @@ def kept_tensors(workload: Workload) -> Kept:
         marked(workload.module, watch.inside, every=True),
         saved_tensors_hooks(watch.pack, watch.unpack),
     ):
-        output, loss = forward_loss(workload)
-    watch.name_operators(loss)
-    static = _static_kinds(workload)
-    found = sorted(_by_storage(watch.entries, static), key=lambda saved: -saved.bytes)
-    known = {*static, *(_address(entry.tensor) for entry in watch.entries)}
+        with watch.inside(""):
+            output = call(workload)
+        loss = loss_from(workload, output)
     leaves = [leaf for leaf in (*pytree.tree_leaves(output), loss) if isinstance(leaf, torch.Tensor)]
+    watch.name_operators(leaves)
+    entries = watch.entries
+    static = _static_kinds(workload)
+    found = sorted(_by_storage(entries, static), key=lambda saved: -saved.bytes)
+    known = {*static, *(_address(entry.tensor) for entry in entries)}
     output_bytes = {_address(leaf): leaf.untyped_storage().nbytes() for leaf in leaves if _address(leaf) not in known}
     return Kept(saved=tuple(found), output_bytes=sum(output_bytes.values()))
 
@@ -142,8 +147,9 @@ def _address(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _nodes(root: Any) -> Iterator[Any]:
-    seen, stack = {root}, [root]
+def _nodes(roots: Iterable[Any]) -> Iterator[Any]:
+    stack = list(dict.fromkeys(roots))
+    seen = set(stack)
     while stack:
         node = stack.pop()
         if node is None:
@@ -157,7 +163,18 @@ def _nodes(root: Any) -> Iterator[Any]:
 def _saved_attributes(node: Any) -> list[str]:
     """Return the attributes that unpack what a node saved; a user's `autograd.Function` has one for all."""
     names = [name for name in dir(node) if name.startswith("_saved_")]
-    return names or [name for name in ("saved_tensors",) if hasattr(type(node), name)]
+    names = names or [name for name in ("saved_tensors",) if hasattr(type(node), name)]
+    return [name for name in names if not _is_packed_elsewhere(node, name)]
+
+
+def _is_packed_elsewhere(node: Any, attribute: str) -> bool:
+    """Tell whether hooks of the model's own saved it: asked, a region that it checkpoints would run once more.
+
+    False where torch is too old to say.
+    """
+    raw = getattr(node, f"_raw_{attribute.removeprefix('_')}", ())
+    data = [saved.data for saved in (raw if isinstance(raw, tuple) else (raw,)) if hasattr(saved, "data")]
+    return bool(data) and not any(isinstance(entry, _Entry) for entry in data)
 
 
 def _operator(node: Any, attribute: str) -> str:

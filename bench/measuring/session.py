@@ -81,8 +81,7 @@ class Session:
     def remarks(self) -> list[str]:
         """Say what is worth knowing about what the model returns: caches, which outlive every region."""
         self.fresh()
-        with torch.no_grad():
-            return cache_remarks(call(self.workload))
+        return cache_remarks(call(self.workload))
 
     def structure(self) -> Structure:
         """Say how the plain step runs through the model."""

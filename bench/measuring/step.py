@@ -59,13 +59,18 @@ def training_step(workload: Workload, phases: Phases = unmarked) -> torch.Tensor
 def forward_loss(workload: Workload) -> tuple[Any, torch.Tensor]:
     """Run the forward phase; return the model's output and the loss."""
     output = call(workload)
-    return output, workload.loss_fn(output) if workload.loss_fn else loss_of(output)
+    return output, loss_from(workload, output)
 
 
 def call(workload: Workload) -> Any:
     """Run the model on the batch; return its output."""
     batch = workload.batch
     return workload.module(**batch) if isinstance(batch, Mapping) else workload.module(*batch)
+
+
+def loss_from(workload: Workload, output: Any) -> torch.Tensor:
+    """Return the loss of an output, by the workload's own function or the rule of `loss_of`."""
+    return workload.loss_fn(output) if workload.loss_fn else loss_of(output)
 
 
 def loss_of(output: Any) -> torch.Tensor:

@@ -60,13 +60,13 @@ class _Watch:
 
 
 def structure_of(workload: Workload) -> Structure:
-    """Run a forward without gradients and say how it goes through the model's parts.
+    """Run a forward and say how it goes through the model's parts.
 
     Tensors of the batch and parameters are no skips: they are there whatever is checkpointed.
     """
     watch = _Watch()
     static = watch.note([*workload.module.parameters(), *workload.module.buffers(), batch_tensors(workload.batch)])
-    with torch.no_grad(), shadowed(parts(workload.module), watch.around):
+    with shadowed(parts(workload.module), watch.around):
         call(workload)
     calls = [
         Call(path=made.path, taken=made.taken - static, given=made.given - made.taken - static) for made in watch.calls

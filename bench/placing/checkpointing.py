@@ -37,8 +37,13 @@ def checkpointer(region: Region, members: Sequence[nn.Module]) -> Checkpointer:
         call: Checkpointer = _plain
     else:
         norms = batch_norms(members) if region.batch_norm == "once" else []
-        call = partial(_checkpoint, region, _contexts(region), norms)
+        early_stop = region.early_stop and not _is_scripted(members)
+        call = partial(_checkpoint, region, _contexts(region), norms, early_stop)
     return partial(_offloaded, call) if region.offload else call
+
+
+def _is_scripted(members: Sequence[nn.Module]) -> bool:
+    return any(isinstance(module, torch.jit.ScriptModule) for member in members for module in member.modules())
 
 
 def _plain(forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -60,6 +65,7 @@ def _checkpoint(
     region: Region,
     contexts: Callable[[], Any],
     norms: list[nn.Module],
+    early_stop: bool,
     forward: Forward,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -72,7 +78,7 @@ def _checkpoint(
     leaves, spec = pytree.tree_flatten((args, kwargs))
     call = _Call(forward, spec, norms)
     variant: dict[str, Any] = {} if region.reentrant else {"context_fn": contexts}
-    with set_checkpoint_early_stop(region.early_stop):
+    with set_checkpoint_early_stop(early_stop):
         flat = checkpoint(
             call, *leaves, use_reentrant=region.reentrant, preserve_rng_state=region.preserve_rng, **variant
         )

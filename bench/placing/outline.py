@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from inspect import getattr_static
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -66,6 +67,12 @@ def outline(model: nn.Module) -> Outline:
 def children_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return a module's children with their names; one registered twice stands twice, unlike in `named_children`."""
     return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def has_forward(module: nn.Module) -> bool:
+    """Tell whether a module can be called; the containers that only list others cannot."""
+    # Asked of the class without binding: that of a scripted module has a forward that exists for instances alone.
+    return "forward" in vars(module) or getattr_static(type(module), "forward") is not nn.Module.forward
 
 
 def _chains(module: nn.Module, path: str = "", top: bool = True) -> Iterator[tuple[Chain, bool, bool]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from bench.errors import PlacementError, unknown
-from bench.placing.outline import CONTAINERS, children_of, outline
+from bench.placing.outline import CONTAINERS, children_of, has_forward, outline
 from bench.placing.paths import Index, parse_path
 from bench.placing.placement import Placement, Region
 
@@ -134,7 +134,7 @@ def _site(region: Region, run: list[_Place]) -> Site:
 def _refuse_uncallable(region: Region, run: list[_Place]) -> None:
     """Refuse what nothing ever calls, above all the lists themselves: a region there would do nothing, unnoticed."""
     for place in run:
-        if type(place.module).forward is nn.Module.forward and "forward" not in vars(place.module):
+        if not has_forward(place.module):
             inside = ", ".join(name for name, _ in children_of(place.module)[:12]) or "no module"
             kind = type(place.module).__name__
             raise PlacementError(

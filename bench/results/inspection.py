@@ -59,8 +59,8 @@ class Inspection(Record):
     """A model's plain step, taken apart.
 
     Attributes:
-        modules: in the order of `named_modules`, the model itself (`""`) first; those that were never called are
-            left out.
+        modules: in the order of `named_modules`, the model itself (`""`) first; those that were never called, or
+            cannot be watched (compiled, scripted), are left out.
         chains: the containers a placement can cut, as `layers[0:4] × Block`; those that strategies act on first.
         saved: what autograd keeps, the largest first.
         held_bytes: measured, live at the end of forward; `loss_bytes` of them were allocated outside all modules.

@@ -13,6 +13,7 @@ from bench.results.sheet import Sheet
 from bench.units import format_bytes, format_flops, format_percent, format_seconds
 
 _INDENT = "· "
+_SHOWN_SHAPES = 2
 
 
 @dataclass(kw_only=True)
@@ -130,12 +131,22 @@ def _line(bundle: Bundle, level: int, inspection: Inspection) -> tuple[str, ...]
         _INDENT * level + bundle.name,
         first.class_name + (f" × {count}" if count > 1 else ""),
         f"{bundle.total('parameters'):,}",
-        " ".join("×".join(map(str, shape)) or "scalar" for shape in first.outputs),
+        _shapes(first.outputs),
         *kept,
         format_seconds(bundle.total("forward_s")),
         format_seconds(backward) if backward is not None else "",
         format_flops(flops) if flops else "",
     )
+
+
+def _shapes(outputs: tuple[tuple[int, ...], ...]) -> str:
+    """Return the first two shapes and how many more there are: a state of many tensors would fill the screen."""
+    shown = [_shape(shape) for shape in outputs[:_SHOWN_SHAPES]]
+    return " ".join(shown) + (f" +{len(outputs) - len(shown)}" if len(outputs) > len(shown) else "")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
 
 
 def _kept(count: int, inspection: Inspection) -> tuple[str, str]:
@@ -158,7 +169,7 @@ def _notes(inspection: Inspection) -> Iterator[str]:
 def _remainder(inspection: Inspection) -> str:
     rest = inspection.unexplained_bytes
     sign = "-" if rest < 0 else ""
-    return f"{sign}{format_bytes(abs(rest))} other (kept by fused kernels, caches or the model itself)"
+    return f"{sign}{format_bytes(abs(rest))} other (fused kernels, caches, the model's own hooks and checkpoints)"
 
 
 def saved_sheets(inspection: Inspection) -> list[Sheet]:
@@ -200,7 +211,7 @@ def _saved_sheet(module: str, tensors: list[SavedTensor]) -> Sheet:
 def _saved_line(key: tuple[Any, ...], group: list[SavedTensor]) -> tuple[str, ...]:
     shape, dtype, operator, line, _ = key
     first = group[0]
-    size, shown = format_bytes(first.bytes), "×".join(map(str, shape)) or "scalar"
+    size, shown = format_bytes(first.bytes), _shape(shape)
     if len(group) == 1:
         return size, shown, dtype, first.module, operator, line, " ".join(first.shared_with)
     shared = dict.fromkeys(map(_pattern, first.shared_with))

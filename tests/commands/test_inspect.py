@@ -13,6 +13,13 @@ MODEL = """
 import torch
 from torch import nn
 
+class Huge(nn.Module):
+    def forward(self, x):
+        return x.repeat(1 << 50, 1)
+
+def huge():
+    return nn.Sequential(nn.Linear(8, 8), Huge()), (torch.randn(16, 8),)
+
 def build(fail=False):
     blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)))
     if fail:
@@ -62,6 +69,14 @@ def test_a_model_that_raises_gets_its_sentence(folder: Path) -> None:
     assert done.returncode == 2
     assert "net.py:build?fail=true: inspecting: TypeError" in done.stderr
     assert "rematbench: " in done.stderr
+
+
+def test_a_model_that_does_not_fit_gets_its_sentence(folder: Path) -> None:
+    done = inspect(folder, "net.py:huge", "--device", "cpu")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("rematbench: net.py:huge: inspecting: RuntimeError: ")
+    assert "allocate" in done.stderr.splitlines()[0]
 
 
 @pytest.mark.parametrize(

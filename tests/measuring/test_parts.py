@@ -112,6 +112,12 @@ def test_marking_leaves_no_trace_in_any_model(name: str) -> None:
     }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_module_is_a_part_like_any_other() -> None:
+    model = nn.Sequential(Block(), torch.jit.script(nn.Linear(4, 4)), Block())
+    assert list(wholes(model)) == calls_of(model) == ["", "0", "1", "2"]
+
+
 def test_a_compiled_model_is_left_alone() -> None:
     model = Net()
     model.body._compiled_call_impl = model.body.forward  # what `Module.compile` leaves behind

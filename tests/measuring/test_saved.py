@@ -1,11 +1,14 @@
 """What autograd keeps, tensor by tensor: by hand, and against what the allocator holds on every reference model."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 from bench.loading import reference_models
 from bench.measuring.building import build
@@ -96,6 +99,70 @@ def test_a_function_of_the_user_s_own_is_named() -> None:
 
     (saved,) = activations(kept(Net(), torch.randn(3, 2)))
     assert saved.operator == "cube"
+
+
+class Net(nn.Module):
+    """Two layers and whatever a test does with them."""
+
+    def __init__(self, run: Callable[["Net", Tensor], Any]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+def test_what_a_detached_branch_saved_is_gone_with_it() -> None:
+    """The sigmoid's result is saved, and dropped with its graph; what stays is the detached value, an input then."""
+    found = activations(kept(Net(lambda net, x: net.second(net.first(x).sigmoid().exp().detach())), torch.randn(5, 4)))
+    assert [(saved.operator, saved.bytes) for saved in found] == [("addmm (mat1)", 5 * 4 * 4)]
+
+
+def test_a_region_that_the_model_checkpoints_itself_is_not_run_again() -> None:
+    """Nor is what stands inside told: only its input is kept, and what follows."""
+    runs: list[int] = []
+
+    def region(net: Net, y: Tensor) -> Tensor:
+        runs.append(1)
+        return net.second(y).sigmoid().exp()
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        result: Tensor = checkpoint(region, net, net.first(x), use_reentrant=False)
+        return result.square()
+
+    found = activations(kept(Net(run), torch.randn(5, 4)))
+    assert len(runs) == 1
+    assert [(saved.operator, saved.bytes) for saved in found] == [("", 5 * 4 * 4), ("pow (self)", 5 * 4 * 4)]
+
+
+def test_what_goes_through_hooks_of_the_model_s_own_is_left_to_them() -> None:
+    """The sigmoid's result is kept as they packed it, which is not seen; the layer's input is the batch."""
+    unpacked: list[int] = []
+
+    def unpack(packed: Tensor) -> Tensor:
+        unpacked.append(1)
+        return packed.float()
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        with saved_tensors_hooks(lambda tensor: tensor.bfloat16(), unpack):
+            return net.first(x).sigmoid()
+
+    assert activations(kept(Net(run), torch.randn(5, 4))) == []
+    assert unpacked == []
+
+
+def test_a_module_called_twice_keeps_for_both_calls() -> None:
+    found = activations(kept(Net(lambda net, x: net.first(net.first(net.first(x)))), torch.randn(5, 4)))
+    assert [(saved.operator, saved.module, saved.shared_with) for saved in found] == [("addmm (mat1)", "first", ())] * 2
+
+
+def test_an_output_beside_the_loss_keeps_its_graph_and_its_operators_are_named() -> None:
+    def run(net: Net, x: Tensor) -> dict[str, Any]:
+        return {"y": net.first(x), "also": [None, (net.second(x).exp(), 3)]}
+
+    found = activations(kept(Net(run), torch.randn(5, 4), loss_fn=lambda output: output["y"].sum()))
+    assert [(saved.operator, saved.module) for saved in found] == [("exp (result)", "")]
 
 
 def test_what_the_loss_keeps_is_outside_all_modules() -> None:

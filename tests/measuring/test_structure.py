@@ -54,3 +54,17 @@ def test_a_model_of_keywords_with_a_loop_of_its_own() -> None:
     found = structure_of(Workload(module=Loop(), batch={"x": torch.ones(3, 4)}))
     assert found.blocks == ("blocks.0", "blocks.1", "head")
     assert found.skips == (Skip(source="blocks.0", target="head", bytes=48, shape=(3, 4)),)
+
+
+def test_a_model_that_differentiates_in_its_forward_has_a_structure() -> None:
+    class Force(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy = nn.Linear(3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.clone().requires_grad_()
+            (force,) = torch.autograd.grad(self.energy(x).square().sum(), x, create_graph=True)
+            return force
+
+    assert structure_of(Workload(module=Force(), batch=(torch.randn(2, 3),))).blocks == ("energy",)

@@ -125,6 +125,16 @@ def test_early_stop_leaves_out_what_follows_the_last_saved_tensor(blocks: int) -
     assert recomputed(two_linears, "each", depth=blocks) == 0.5
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@every_place
+def test_a_scripted_block_is_recomputed_to_its_end(place: str) -> None:
+    """Its interpreter fails when an exception leaves it, and its first two calls save other things than all after."""
+    model = stack(relu_block)
+    model.set_submodule("1.1", torch.jit.script(relu_block()))
+    plain = [step(model, "none") for _ in range(3)][-1]
+    assert equal(step(model, place), plain)
+
+
 @every_place
 @pytest.mark.parametrize("save", ["matmuls", "everything"])
 def test_saved_products_are_not_computed_again(place: str, save: str) -> None:

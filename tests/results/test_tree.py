@@ -59,6 +59,12 @@ def test_depth_zero_is_the_model_alone() -> None:
     assert list(rows(*NET, depth=0)) == ["Net", "sum"]
 
 
+def test_two_outputs_are_shown_and_the_rest_counted() -> None:
+    outputs = {"two": ((2, 3), ()), "four": ((2,), (3, 4), (5,), (6,))}
+    shown = [rows(cost("", name, outputs=outputs[name]))[name][3] for name in outputs]
+    assert shown == ["2×3 scalar", "2 3×4 +2"]
+
+
 def test_the_loss_has_a_row_of_its_own() -> None:
     assert rows(*NET, loss_bytes=390)["(loss)"][4:6] == ("390 B", "39 %")
 
