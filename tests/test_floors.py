@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench.suite",),
     ("bench.results", "bench.placing"),
     ("bench.measuring", "bench.reporting"),
-    ("bench.running.protocol",),
+    ("bench.running.protocol", "bench.running.malloc"),
     ("bench.running.process", "bench.running.progress"),
     ("bench.running.runner", "bench.running.worker"),
     ("bench.running.single",),

@@ -12,19 +12,12 @@ from typing import Protocol
 from bench.errors import DeviceError
 from bench.results.record import Environment, Measurement, Status
 from bench.results.store import Store
+from bench.running.malloc import GIVING_BACK, keeping
 from bench.running.process import Worker
 from bench.running.protocol import Began, Failed, JobOrder, Measured, Probed, ProbeOrder, Resident, ResidentOrder, Timed
 from bench.suite import REFERENCE, Device, Job, Settings, Suite
 
 LOG = "output.log"
-
-MALLOC_SETTINGS = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "0",
-    "MALLOC_TOP_PAD_": "0",
-}
-"""Makes glibc give memory back at once, so that the resident set follows what is allocated."""
 
 
 class Watcher(Protocol):
@@ -96,7 +89,7 @@ class _JobRun:
 
     def _one_worker(self) -> Failed | None:
         order = JobOrder(job=self._job, measure=tuple(self._measure), time=tuple(self._time), plain=self._plain)
-        with Worker(order, self._log, self._job.settings.timeout_s) as worker:
+        with Worker(order, self._log, self._job.settings.timeout_s, keeping()) as worker:
             for message in worker.messages():
                 if isinstance(message, Failed):
                     return message
@@ -134,7 +127,7 @@ class _JobRun:
         wanted = [name for name, row in self._rows.items() if row.status is Status.OK and row.resident_bytes is None]
         for name in wanted:
             order = ResidentOrder(job=self._job, placement=name)
-            with Worker(order, self._log, self._job.settings.timeout_s, MALLOC_SETTINGS) as worker:
+            with Worker(order, self._log, self._job.settings.timeout_s, GIVING_BACK) as worker:
                 for message in worker.messages():
                     if isinstance(message, Failed):
                         self._fail(name, message)

@@ -18,6 +18,7 @@ from bench.results.inspection import Inspection
 from bench.results.reading import MARGIN, Cells, Key, Run, key_of
 from bench.results.record import Memory, Status
 from bench.results.store import Store
+from bench.running.malloc import keeping
 from bench.running.process import Worker
 from bench.running.progress import SilentWatcher
 from bench.running.protocol import Failed, Inspected, InspectOrder
@@ -114,7 +115,7 @@ def inspect_single(suite: Suite, root: Path) -> Inspection:
         device = probe(suite.settings.devices[0], suite.settings, store, SilentWatcher())
         [job] = suite.jobs(root, [device])
         log = store.folder / LOG
-        with Worker(InspectOrder(job=job), log, suite.settings.timeout_s) as worker:
+        with Worker(InspectOrder(job=job), log, suite.settings.timeout_s, keeping()) as worker:
             for message in worker.messages():
                 if isinstance(message, Inspected):
                     return message.inspection

@@ -1,0 +1,45 @@
+"""A worker keeps the memory it frees, unless the user has chosen an allocator's ways already."""
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench.running.malloc import GIVING_BACK, keeping
+
+_RESIDENT_AFTER_FREEING = """
+import ctypes, resource
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+size = 64 << 20
+block = libc.malloc(size)
+ctypes.memset(block, 1, size)
+libc.free(block)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")):
+            monkeypatch.delenv(name)
+
+
+def resident_mib(variables: dict[str, str]) -> int:
+    command = [sys.executable, "-c", _RESIDENT_AFTER_FREEING]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, check=True)
+    return int(done.stdout) // 1024
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="these are variables of glibc")
+def test_freed_memory_stays_or_goes() -> None:
+    assert resident_mib(keeping()) - resident_mib(GIVING_BACK) >= 60
+
+
+@pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LD_PRELOAD"])
+def test_what_the_user_has_chosen_holds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "")
+    assert keeping() == {}
