@@ -77,6 +77,8 @@ class Case(Options):
             raise ValueError(_ONE_SOURCE)
         if self.goal() is not None and self.changed():
             raise ValueError(f"{self.strategy}: a plan chooses its regions and their options by itself")
+        if self.strategy is not None and parse_strategy(self.strategy).compiles and self.changed():
+            raise ValueError(f"{self.strategy}: a compiled model has no regions to give an option")
         return self
 
     def goal(self) -> Goal | None:
@@ -94,12 +96,9 @@ class Case(Options):
         """
         if self.strategy is None:
             return Placement(name=self.name, regions=self.regions, fingerprint=self.fingerprint)
-        regions = parse_strategy(self.strategy).place(outline).regions
-        shared = self.changed()
-        return Placement(
-            name=self.name,
-            regions=tuple(region.model_copy(update=shared | region.changed()) for region in regions),
-        )
+        placement, shared = parse_strategy(self.strategy).place(outline), self.changed()
+        regions = tuple(region.model_copy(update=shared | region.changed()) for region in placement.regions)
+        return placement.model_copy(update={"name": self.name, "regions": regions})
 
 
 def spread_cases(data: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 
 from bench.errors import PlacementError
 from bench.measuring.building import static_bytes
+from bench.measuring.instep import timed_in_step
 from bench.measuring.profiling import profile
 from bench.measuring.session import Session
 from bench.placing.goal import Goal
@@ -22,7 +23,7 @@ from bench.placing.statistics import batch_norms
 from bench.planning.bound import least_cost, least_working_set_bytes
 from bench.planning.chain import Chain
 from bench.planning.profile import Objective, Profile
-from bench.planning.schedule import NOTHING, Schedule, even_cuts
+from bench.planning.schedule import NOTHING, Region, Schedule, even_cuts
 from bench.planning.simulate import simulate
 from bench.planning.solve import POINTS, frontier
 from bench.results.record import PlanFacts, PlanPoint
@@ -70,10 +71,20 @@ class Planner:
         self._session.fresh()
         return profile(self._session.workload, self._device)
 
+    @cached_property
+    def _timed(self) -> Profile:
+        """The profile with seconds as in a step, where the plain step is known to fit."""
+        if self._given is not None or self._session.plain_peak_bytes is None:
+            return self.profile
+        units = enumerate(self.profile.units)
+        each = [Region(start=at, stop=at + 1) for at, unit in units if unit.can_be_region]
+        placement = self._placement("each", Schedule(regions=tuple(each), peak_bytes=0, cost=0.0))
+        return timed_in_step(self.profile, self._session, self._device, placement)
+
     def frontier(self, objective: Objective) -> tuple[Chain, tuple[Schedule, ...]]:
         """Return the cost model and every schedule that none beats by prediction."""
         if objective not in self._frontiers:
-            chain = self.profile.chain(objective)
+            chain = (self._timed if objective == "time" else self.profile).chain(objective)
             stride = max(1, len(chain.units) // _LONG)
             self._frontiers[objective] = chain, frontier(chain, points=POINTS // stride, stride=stride)
         return self._frontiers[objective]
@@ -103,11 +114,16 @@ class Planner:
             bound_peak_bytes=least_working_set_bytes(chain),
             least_peak_bytes=self.predicted_peak_bytes(schedules[0]),
             plain_cost=sum(unit.forward_cost for unit in chain.units),
+            predicted_ratio=self._predicted_ratio(goal, chosen),
             tries=fitting.tries + more_tries,
             below=_point([point for point in schedules if point.cost > chosen.cost], -1),
             above=_point([point for point in schedules if point.cost < chosen.cost], 0),
         )
         return Planned(placement=self._placement(goal.name, chosen), facts=facts)
+
+    def _predicted_ratio(self, goal: Goal, schedule: Schedule) -> float | None:
+        plain_s = self._timed.step_s if goal.minimise == "time" else None
+        return 1 + schedule.cost / plain_s if plain_s else None
 
     def _or_even(self, chain: Chain, chosen: Schedule, budget: int) -> tuple[Schedule, int]:
         """Return an even cut of the chains if one that is cheaper fits as measured, though predicted not to."""

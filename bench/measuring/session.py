@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -34,6 +34,7 @@ class Findings:
 
     Attributes:
         blocks: how many modules some region recomputes.
+        compile_s: by how much the first step took longer than the second, where the model is compiled.
         equality: None without a plain step to compare with.
         flops: None where torch cannot run the step under its dispatch mode.
         timeline: of the greater memory pass; no two passes take the same times.
@@ -45,6 +46,7 @@ class Findings:
     equality: Equality | None
     flops: Flops | None
     timeline: Timeline | None = field(default=None, compare=False)
+    compile_s: float | None = field(default=None, compare=False)
 
 
 class Session:
@@ -90,18 +92,22 @@ class Session:
 
     def measure(self, placement: Placement) -> Findings:
         """Apply a placement, measure everything but its time, and remove it."""
+        compiled = placement.compile_budget is not None
+        compile_s = self.timed_step(placement) - self.timed_step(placement) if compiled else None
         with applied(self.workload.module, placement) as handle:
             outcome = self._outcome()
             equality = compare(*self._plain, outcome) if self._plain else None
-            flops = self._flops()
+            # Under a dispatch mode, which counting needs, compiled code would run as if it were not.
+            flops = None if compiled else self._flops()
         readings = self.readings(placement)
         return Findings(
             blocks=len(handle.blocks),
             loss=float(outcome.loss),
-            memory=self._memory_of(readings),
+            memory=self._memory_of(readings, inside=not (compiled or is_compiled(self.workload.module))),
             equality=equality,
             flops=flops,
             timeline=_worst(readings).timeline,
+            compile_s=compile_s,
         )
 
     def timed_step(self, placement: Placement) -> float:
@@ -126,14 +132,16 @@ class Session:
         readings = []
         model, mark = self.workload.module, self._meter.block
         # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself.
-        with marked(model, mark, every=every), applied(model, placement), marked(model, mark):
+        inside = marked(model, mark, every=every) if placement.compile_budget is None else nullcontext()
+        with inside, applied(model, placement), marked(model, mark):
             for _ in range(PASSES):
                 self.fresh()
                 with _collected():
                     readings.append(self._meter.read(lambda phases: training_step(self.workload, phases)))
         return readings
 
-    def _memory_of(self, readings: list[Reading]) -> Memory:
+    def _memory_of(self, readings: list[Reading], *, inside: bool) -> Memory:
+        """Sum up what was read; by block only where the inside of the model could be watched."""
         worst = _worst(readings)
         return Memory(
             meter=self._meter.name,
@@ -143,8 +151,8 @@ class Session:
             phase_peak_bytes=worst.phase_peak_bytes,
             passes_peak_bytes=tuple(reading.peak_bytes for reading in readings),
             reserved_bytes=worst.reserved_bytes,
-            held_by_block=None if is_compiled(self.workload.module) else worst.held_by_block,
-            at_peak=() if is_compiled(self.workload.module) else worst.at_peak,
+            held_by_block=worst.held_by_block if inside else None,
+            at_peak=worst.at_peak if inside else (),
         )
 
     def _flops(self) -> Flops | None:

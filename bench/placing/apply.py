@@ -17,6 +17,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from bench.errors import PlacementError
 from bench.placing.checkpointing import Forward
+from bench.placing.compiling import compiled_call
 from bench.placing.fingerprint import difference
 from bench.placing.outline import outline
 from bench.placing.placement import Placement
@@ -37,11 +38,17 @@ class Handle:
         self.blocks = blocks
         self.regions = regions
         self._shadowed: list[tuple[nn.Module, Forward | None]] = []
+        self._compiled: tuple[nn.Module, Forward | None] | None = None
 
     def shadow(self, module: nn.Module, forward: Forward) -> None:
         """Put `forward` in front of the module's own, remembering an instance attribute that was there."""
         self._shadowed.append((module, module.__dict__.get("forward")))
         module.forward = _StandIn(forward, module.forward)
+
+    def compile(self, model: nn.Module, call: Forward) -> None:
+        """Put a compiled call in the place of the model's own, as `Module.compile` does."""
+        self._compiled = model, model._compiled_call_impl
+        model._compiled_call_impl = call
 
     def remove(self) -> None:
         """Give every member its own forward back, last replaced first, and keep nothing of a step broken off."""
@@ -53,6 +60,10 @@ class Handle:
                 del module.forward
             else:
                 module.forward = previous
+        if self._compiled is not None:
+            model, call = self._compiled
+            model._compiled_call_impl = call
+            self._compiled = None
 
 
 def apply(model: nn.Module, placement: Placement | str) -> Handle:
@@ -72,6 +83,8 @@ def apply(model: nn.Module, placement: Placement | str) -> Handle:
     for site, region in zip(sites, handle.regions, strict=True):
         for position, member in enumerate(site.members):
             handle.shadow(member, region.forward_of(position))
+    if placement.compile_budget is not None:
+        handle.compile(model, compiled_call(model, placement.compile_budget))
     return handle
 
 

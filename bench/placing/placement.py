@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.errors import PlacementError
 from bench.placing.paths import parse_path
@@ -89,6 +89,8 @@ class Placement(BaseModel):
     """A name and its regions. Regions nest by containment and never overlap otherwise.
 
     Attributes:
+        compile_budget: in place of regions, the activation memory budget, 0 to 1, that the whole model is compiled
+            under.
         fingerprint: of the outline of the model that it was made for (`outline(model).fingerprint`), on any other of
             which it is refused; None, as in a file written by hand, goes unchecked.
     """
@@ -98,9 +100,18 @@ class Placement(BaseModel):
     name: str
     regions: tuple[Region, ...] = ()
     fingerprint: str | None = None
+    compile_budget: float | None = Field(default=None, ge=0, le=1, exclude_if=lambda budget: budget is None)
+
+    @model_validator(mode="after")
+    def _regions_or_compiled(self) -> Self:
+        if self.regions and self.compile_budget is not None:
+            raise ValueError("a compiled model takes no regions: leave out compile_budget or the regions")
+        return self
 
     def __str__(self) -> str:
         """Return the regions in one line; a long list shows its ends and its length."""
+        if self.compile_budget is not None:
+            return f"compiled, activation memory budget {self.compile_budget:g}"
         texts = [str(region) for region in self.regions]
         if len(texts) > 8:
             texts = [*texts[:3], "…", texts[-1], f"({len(texts)} regions)"]
@@ -124,7 +135,8 @@ class Placement(BaseModel):
         """Write the placement as JSON, with only what differs from the defaults."""
         stamp = {} if self.fingerprint is None else {"fingerprint": self.fingerprint}
         regions = [{"path": region.path, **region.changed()} for region in self.regions]
-        Path(path).write_text(json.dumps({"name": self.name, **stamp, "regions": regions}, indent=2) + "\n")
+        what = {"regions": regions} if self.compile_budget is None else {"compile_budget": self.compile_budget}
+        Path(path).write_text(json.dumps({"name": self.name, **stamp, **what}, indent=2) + "\n")
 
 
 def first_problem(error: ValidationError, prefix: str = "") -> str:

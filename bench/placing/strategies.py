@@ -45,9 +45,16 @@ class Strategy:
         Raises:
             PlacementError: the model has no such chain or module, or too few blocks.
         """
+        if self.compiles:
+            return Placement(name=self.text, compile_budget=_share(self.text, self.argument))
         paths = _REGISTRY[self.name].paths(self, outline)
         options = self.options.model_dump()
         return Placement(name=self.text, regions=tuple(Region(path=path, **options) for path in paths))
+
+    @property
+    def compiles(self) -> bool:
+        """Whether it compiles the model, in place of regions."""
+        return self.name == "compile"
 
     def chains(self, outline: Outline) -> tuple[Chain, ...]:
         """Return the chains to act on: the one asked for, or the outermost."""
@@ -88,15 +95,20 @@ def parse_strategy(text: str) -> Strategy:
     if entry.argument == "N":
         _count(text, argument.rpartition("/")[2])
     options = _options(text, pairs)
+    if name == "compile":
+        _share(text, argument)
+        if at or pairs:
+            raise PlacementError(f"placement {text!r}: the whole model is compiled, without regions and their options")
     return Strategy(text=text, name=name, argument=argument or None, path=path if at else None, options=options)
 
 
-def known_strategies(*, planned: bool = True) -> list[tuple[str, str]]:
+def known_strategies(*, every: bool = True) -> list[tuple[str, str]]:
     """Return every strategy as (how it is written, what it does), in the order they are declared.
 
-    Those that a planner answers, by measuring, are left out unless `planned`.
+    Those that make no regions by themselves, but leave it to a planner or a compiler, are left out unless `every`.
     """
-    entries = {name: entry for name, entry in _REGISTRY.items() if planned or entry.paths is not _planned}
+    others = (_planned, _compiled)
+    entries = {name: entry for name, entry in _REGISTRY.items() if every or entry.paths not in others}
     return [(f"{name}:{entry.argument}".rstrip(":"), entry.meaning) for name, entry in entries.items()]
 
 
@@ -104,6 +116,18 @@ def _count(text: str, argument: str | None) -> int:
     if argument is None or not argument.isdecimal() or int(argument) < 1:
         raise PlacementError(f"placement {text!r}: {argument!r} should be a whole number from 1")
     return int(argument)
+
+
+def _share(text: str, argument: str | None) -> float:
+    """Read `budget=0.5`."""
+    word, _, share = (argument or "").partition("=")
+    try:
+        budget = float(share)
+    except ValueError:
+        budget = math.nan
+    if word != "budget" or not 0 <= budget <= 1:
+        raise PlacementError(f"placement {text!r}: write it as compile:budget=0.5, a share from 0 to 1")
+    return budget
 
 
 def _options(text: str, pairs: list[str]) -> Options:
@@ -184,6 +208,10 @@ def _planned(strategy: Strategy, _outline: Outline) -> list[str]:
     raise PlacementError(f"{strategy.text} is made by measuring: use it in a run or a suite, or `rematbench plan`")
 
 
+def _compiled(_strategy: Strategy, _outline: Outline) -> tuple[str, ...]:
+    return ()
+
+
 _REGISTRY = {
     "none": _Entry(argument="", meaning="the plain step, the reference of every row", paths=lambda *_: ()),
     "all": _Entry(argument="", meaning="each chain as one region", paths=_on_chains(lambda length, _: [(0, length)])),
@@ -230,6 +258,11 @@ _REGISTRY = {
         argument="PATTERN",
         meaning="every module whose path matches, part by part: transformer.h.*, **.mlp",
         paths=_modules,
+    ),
+    "compile": _Entry(
+        argument="budget=SHARE",
+        meaning="the model through torch.compile, which keeps up to that share, 0 to 1, of what it would save",
+        paths=_compiled,
     ),
     "plan": _Entry(
         argument="BUDGET",

@@ -84,6 +84,7 @@ class Chain:
         values: the tensors of each value.
         units: what runs between them.
         joins: whether one region may span units i and i+1, n-1 of them.
+        region_cost: of every region that saves nothing, besides what it runs again.
     """
 
     tensor_bytes: tuple[int, ...]
@@ -91,6 +92,7 @@ class Chain:
     values: tuple[frozenset[int], ...]
     units: tuple[Unit, ...]
     joins: tuple[bool, ...]
+    region_cost: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.units or len(self.values) != len(self.units) + 1 or len(self.joins) != len(self.units) - 1:

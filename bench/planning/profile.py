@@ -76,12 +76,16 @@ class Profile:
     Attributes:
         tensor_bytes, tensor_gradient_bytes: of what travels between units, by number.
         region_bytes: what a region keeps besides its input, such as the random state.
+        region_s: what a region takes besides what it runs again.
+        step_s: what the plain step took when the seconds of the units were found in it; None if they were not.
     """
 
     units: tuple[UnitProfile, ...]
     tensor_bytes: tuple[int, ...]
     tensor_gradient_bytes: tuple[int, ...]
     region_bytes: int
+    region_s: float = 0.0
+    step_s: float | None = None
 
     def chain(self, objective: Objective) -> Chain:
         """Return the cost model, costs in seconds or in FLOPs.
@@ -96,6 +100,7 @@ class Profile:
             values=(*values, frozenset(self._live(count))),
             units=tuple(_unit(unit, objective) for unit in self.units),
             joins=tuple(unit.follows and not unit.glue_bytes for unit in self.units[1:]),
+            region_cost=self.region_s if objective == "time" else 0.0,
         )
 
     def _live(self, boundary: int) -> set[int]:

@@ -156,6 +156,7 @@ class _Walk:
     def _backward(self, element: _Element) -> None:
         gradients = self._gradients(element.stop)
         if element.choice is None:
+            self.cost += self.chain.region_cost
             self._run(element.inner, gradients=gradients, early_stop=True)
         else:
             self._see(element.start, gradients + element.choice.backward_peak_bytes)

@@ -59,15 +59,12 @@ class Tables:
 
     def _fill_range(self, start: int, stop: int) -> None:
         whole = self.chain.values[start]
-        regions = self._inner_regions(start, stop)
-        may_end = stop in self.at.stops[start]
-        if not may_end:
-            regions = self._least([regions])
-        own = self._least([self._inner_unit(start, stop, whole), regions])
-        self.inside[start, stop, whole] = own
-        if may_end:
-            # A rerun that begins with a region goes on as the same region's rerun would: nest only what must be.
-            regions = Steps(peaks=own.peaks, costs=own.costs, picks=np.where(own.picks < 0, stop, own.picks))
+        unit, regions = self._inner_unit(start, stop, whole), self._least([self._inner_regions(start, stop)])
+        self.inside[start, stop, whole] = self._least([unit, regions])
+        if stop in self.at.stops[start]:
+            # One region may be all there is; where its rerun would begin with a region, that one will do.
+            alone = raised(unit, by=0, floor=0, cost=self.chain.region_cost, pick=stop)
+            regions = self._least([alone, regions])
         for charged in self.at.charged[start] - {whole}:
             held = self.at.input_held(start, charged)
             lifted = Steps(peaks=regions.peaks + held, costs=regions.costs, picks=regions.picks)
@@ -124,7 +121,8 @@ class Tables:
         ]
         if not some:
             return Steps(peaks=np.zeros(0, np.int64), costs=np.zeros(0), picks=np.zeros(0, np.int64))
-        return summed([rests[i] for i in some], [reruns[i] for i in some], floors[some], costs[some], ends[some])
+        costs = costs[some] + self.chain.region_cost
+        return summed([rests[i] for i in some], [reruns[i] for i in some], floors[some], costs, ends[some])
 
     def _unit(self, start: int, number: int, charged: Tensors, rest: Steps, *, level: int, cost: float) -> Steps:
         """Return `rest` with one unit run before it; `level` is what is live of gradients in its forward."""

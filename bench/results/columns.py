@@ -173,4 +173,5 @@ COLUMNS = (
         _part("memory", "held_by_block"),
         required=False,
     ),
+    _column("compile_s", "s", "what `torch.compile` took before the first step, no part of it", required=False),
 )

@@ -30,7 +30,8 @@ def _result(row: Row, facts: PlanFacts, peak: int, static: int) -> Iterator[str]
     if timing and timing.reference_s:
         ratio = step_ratio(timing)
         ends = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.low is not None and ratio.high is not None else ""
-        cost += f"; takes {format_ratio(ratio.median)}{ends} the plain step"
+        predicted = f" (predicted {format_ratio(facts.predicted_ratio)})" if facts.predicted_ratio else ""
+        cost += f"; takes {format_ratio(ratio.median)}{ends} the plain step{predicted}"
     if flops and flops.recompute is not None:
         cost += f"; {format_flops(flops.recompute)} recomputed as measured"
     yield cost

@@ -183,6 +183,7 @@ class PlanFacts(Record):
             budget (`bench.planning.bound`); None where that was not worked out.
         bound_peak_bytes: no schedule of whole units peaks lower.
         least_peak_bytes: the lowest that a plan reaches, as predicted.
+        predicted_ratio: of the step's time to the plain step's; None where units were timed by themselves only.
         plain_cost: of one forward, to set costs against.
         tries: placements measured until this one.
         below, above: the next points of the frontier.
@@ -198,6 +199,7 @@ class PlanFacts(Record):
     least_peak_bytes: int
     plain_cost: float
     tries: int
+    predicted_ratio: float | None = None
     below: PlanPoint | None = None
     above: PlanPoint | None = None
 
@@ -232,6 +234,7 @@ class Measurement(Record):
         checkpointed_blocks: modules that some region recomputes, outermost regions only.
         timeline: of the memory pass with the greater peak; None where the meter cannot tell.
         plan: how it was found, where a planner made it.
+        compile_s: what compiling took, where the placement compiles; no part of the step.
         structure: of the model; in the plain row only.
         resident_bytes: growth of the peak resident set over a step, in a process of its own; on request.
         measured_at: UTC, ISO 8601.
@@ -251,6 +254,7 @@ class Measurement(Record):
     flops: Flops | None = None
     timing: Timing | None = None
     timeline: Timeline | None = None
+    compile_s: float | None = None
     structure: Structure | None = None
     plan: PlanFacts | None = None
     resident_bytes: int | None = None

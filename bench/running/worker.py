@@ -255,6 +255,7 @@ class _Work:
             equality=findings.equality if finite else None,
             flops=findings.flops,
             timeline=findings.timeline,
+            compile_s=findings.compile_s,
             plan=self._plans.get(name),
             structure=self._session.structure() if name == REFERENCE else None,
             environment=self._environment,
@@ -301,7 +302,7 @@ def _remarks(findings: Findings) -> Iterator[str]:
     if not findings.memory.repeatable:
         peaks = " and ".join(f"{peak:,}" for peak in findings.memory.passes_peak_bytes)
         yield f"the memory passes differ: {peaks} bytes"
-    if findings.flops is None:
+    if findings.flops is None and findings.compile_s is None:
         yield "FLOPs are not counted: torch cannot run this step under a dispatch mode"
     if findings.equality and findings.equality.buffer:
         yield f"buffer {findings.equality.buffer} differs"

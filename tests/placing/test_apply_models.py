@@ -12,9 +12,7 @@ from bench.placing.apply import applied
 from bench.placing.outline import outline
 from bench.placing.strategies import known_strategies, parse_strategy
 
-EXAMPLES = [
-    written.replace(":N", ":3").replace("PATTERN", "**.linear") for written, _ in known_strategies(planned=False)
-]
+EXAMPLES = [written.replace(":N", ":3").replace("PATTERN", "**.linear") for written, _ in known_strategies(every=False)]
 
 
 def workload(name: str) -> Workload:

@@ -48,6 +48,15 @@ def test_a_long_placement_shows_its_ends_and_its_length() -> None:
     assert str(Placement(name="none")) == ""
 
 
+def test_a_compiled_placement_loads_back_and_has_no_regions() -> None:
+    compiled = Placement(name="half", compile_budget=0.5)
+    compiled.save("half.json")
+    assert Placement.load("half.json") == compiled
+    assert "compile_budget" not in Placement(name="none").model_dump()
+    with pytest.raises(ValueError, match="a compiled model takes no regions"):
+        Placement(name="both", compile_budget=0.5, regions=(Region(path="blocks[0]"),))
+
+
 @given(PLACEMENTS)
 def test_a_saved_placement_loads_back(placement: Placement) -> None:
     path = Path("placement.json")

@@ -19,7 +19,7 @@ from bench.placing.strategies import known_strategies, parse_strategy
 
 Span = tuple[int, int]
 WRITTEN = [written for written, _ in known_strategies()]
-PLACED = [written for written, _ in known_strategies(planned=False)]
+PLACED = [written for written, _ in known_strategies(every=False)]
 EXAMPLES = [written.replace(":N", ":2").replace("PATTERN", "*.*") for written in PLACED]
 
 
@@ -107,6 +107,12 @@ def test_options_read_back_as_a_region_writes_them(options: Options) -> None:
         ("each+reentrant=yes", ["reentrant", "boolean"]),
         ("each+batch_norm=twice", ["batch_norm", "'as-is' or 'once'"]),
         ("each+save=matmuls+reentrant=true", ["save=matmuls", "leave out reentrant"]),
+        ("compile", ["'compile'", "write it as compile:budget=SHARE"]),
+        ("compile:0.5", ["write it as compile:budget=0.5"]),
+        ("compile:budget=half", ["a share from 0 to 1"]),
+        ("compile:budget=1.5", ["a share from 0 to 1"]),
+        ("compile:budget=0.5@blocks", ["without regions and their options"]),
+        ("compile:budget=0.5+save=matmuls", ["without regions and their options"]),
     ],
 )
 def test_what_cannot_be_read_is_told_with_what_can(text: str, words: list[str]) -> None:
@@ -136,12 +142,18 @@ def test_every_strategy_is_listed_with_a_meaning() -> None:
     assert all(meaning and "\n" not in meaning for _, meaning in known_strategies())
     assert [written for written in WRITTEN if ":" in written] == [
         *("every:N", "segments:N", "checkpoint_sequential:N", "nested:N", "first:N", "last:N", "modules:PATTERN"),
-        *("plan:BUDGET", "plan-flops:BUDGET", "frontier:N"),
+        *("compile:budget=SHARE", "plan:BUDGET", "plan-flops:BUDGET", "frontier:N"),
     ]
 
 
+def test_a_compiled_model_has_a_budget_and_no_regions() -> None:
+    placement = parse_strategy("compile:budget=0.25").place(chains(4))
+    assert (placement.name, placement.regions, placement.compile_budget) == ("compile:budget=0.25", (), 0.25)
+    assert str(placement) == "compiled, activation memory budget 0.25"
+
+
 def test_what_a_planner_answers_needs_a_run() -> None:
-    assert len(WRITTEN) - len(PLACED) == 3
+    assert len(WRITTEN) - len(PLACED) == 4
     with pytest.raises(PlacementError, match="made by measuring: use it in a run"):
         parse_strategy("plan:1GiB").place(chains(4))
 

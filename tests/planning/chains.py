@@ -29,6 +29,7 @@ def chains(draw: st.DrawFn, *, most: int = 5) -> Chain:
         units=tuple(
             draw(units(at, values[at] | values[at + 1], apart=not at or not joins[at - 1])) for at in range(count)
         ),
+        region_cost=float(draw(st.sampled_from([0, 0, 1, 5]))),
     )
 
 

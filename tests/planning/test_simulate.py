@@ -1,5 +1,7 @@
 """The cost model on steps small enough to add up by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from bench.planning.chain import Chain, Choice, Unit
@@ -94,6 +96,18 @@ def test_what_is_fixed_is_held_whatever_the_placement() -> None:
     chain = chain_of_three(fixed_bytes=10**6)
     assert simulate(chain, [Region(start=0, stop=3)]).peak_bytes > 10**6
     assert simulate(chain, ()).peak_bytes == 10**6 + (100 + A) + 50_000 + 10 * B + 1000
+
+
+def test_every_region_costs_what_a_region_costs_once() -> None:
+    """A nested one too, as its own backward comes once; a selective choice has it in its own cost."""
+    matmuls = Choice(
+        save="matmuls", kept_bytes=7, forward_peak_bytes=9, backward_peak_bytes=20_000, recompute_cost=0.25
+    )
+    chain = chain_of_three(choices=(unit(0).choices[0], matmuls))
+    dear = replace(chain, region_cost=1000.0)
+    nested = [Region(start=0, stop=2), Region(start=0, stop=1), Region(start=2, stop=3)]
+    assert simulate(dear, nested).cost == simulate(chain, nested).cost + 3000
+    assert simulate(dear, [Region(start=0, stop=1, save="matmuls")]).cost == 0.25
 
 
 def test_a_selective_choice_holds_its_input_and_costs_what_it_redoes() -> None:

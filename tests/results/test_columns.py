@@ -19,7 +19,7 @@ suite, model, placement, device, dtype, status, message, regions, checkpointed_b
 peak_bytes, peak_ratio, held_bytes, peak_phase, repeatable, step_median_s, step_iqr_s, step_ratio, step_ratio_low,
 step_ratio_high, rounds, forward_flops, recompute_flops, uncounted_ops, gradients, gradients_max_abs_diff,
 gradients_worst, loss, buffers, rng_state, resident_bytes, reserved_bytes, memory_meter, torch, python, device_name,
-threads, commit, measured_at, held_by_block
+threads, commit, measured_at, held_by_block, compile_s
 """
 ALWAYS_THERE = {"suite", "model", "placement", "device", "dtype", "status", "message", "measured_at"}
 
@@ -74,6 +74,7 @@ def test_a_full_row() -> None:
         **{"torch": "2.13.0", "python": "3.11.7", "device_name": "A Processor", "threads": 2, "commit": "0123abc+"},
         "measured_at": "2030-01-31",
         "held_by_block": {"a": 20},
+        "compile_s": None,
     }
 
 

@@ -1,0 +1,51 @@
+"""`torch.compile` under an activation memory budget: the compiler's own planner, as a peer of placements.
+
+The budget is a share of what the plain compiled step saves, between recomputing all it can (0) and nothing (1). It is
+`torch._functorch.config.activation_memory_budget`, read while a graph is cut into its forward and its backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import nn
+
+_Calls = dict[float, Callable[..., Any]]
+
+_COMPILED: WeakKeyDictionary[nn.Module, _Calls] = WeakKeyDictionary()
+"""Of every model, by budget: a placement is applied anew for each step, and compiled once."""
+
+
+def compiled_call(model: nn.Module, budget: float) -> Callable[..., Any]:
+    """Return what stands in for `model.__call__`; its first call, and the backward of that, compile."""
+    calls = _COMPILED.setdefault(model, {})
+    if budget not in calls:
+        calls[budget] = torch.compile(_called(model), backend=_backend(budget))
+    return calls[budget]
+
+
+def _called(model: nn.Module) -> Callable[..., Any]:
+    """Return the model's call as a function of ours: dynamo passes over the frames of torch's own containers."""
+    reference = ref(model)  # held, the model would keep itself among those that are compiled
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        held = reference()
+        assert held is not None
+        return held._call_impl(*args, **kwargs)
+
+    return call
+
+
+def _backend(budget: float) -> Callable[..., Any]:
+    """Return inductor under a budget. It is another object each time, so that dynamo takes each for its own."""
+    import torch._functorch.config as functorch  # these two take seconds, and nobody else needs them
+    from torch._inductor.compile_fx import compile_fx
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        with functorch.patch(activation_memory_budget=budget):
+            return compile_fx(graph, inputs)
+
+    return backend
