@@ -18,7 +18,7 @@ setup: $(VENV)/.ready ## make .venv and install, pinned by constraints.txt
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,examples]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,examples,peers]'
 	@touch $@
 
 .PHONY: browser

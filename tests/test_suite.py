@@ -114,15 +114,15 @@ def test_a_suite_comes_back_from_its_file(tmp_path_factory: pytest.TempPathFacto
     ]
 
 
-# Shipped suites
-
-
-@pytest.mark.parametrize("name", shipped_suites())
 def test_a_compiled_model_takes_no_options_of_regions() -> None:
     with pytest.raises(ValueError, match="a compiled model has no regions to give an option"):
         Case(name="half", strategy="compile:budget=0.5", save="matmuls")
 
 
+# Shipped suites
+
+
+@pytest.mark.parametrize("name", shipped_suites())
 def test_a_shipped_suite_is_whole(name: str, tmp_path: Path) -> None:
     suite = load_suite(name)
     assert (suite.name, suite.placements[0].name) == (name, "none")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from bench.measuring.devices import clock_for, random_state, restore_random_state
@@ -21,6 +21,7 @@ from bench.measuring.step import Phases, unmarked
 from bench.measuring.tape import Reading
 from bench.placing.policies import load_policy
 from bench.planning.profile import Way
+from bench.planning.schedule import OFFLOAD
 
 _ROUNDS = 5
 
@@ -155,6 +156,7 @@ class Bench:
         on_device = device.type == "cpu"
         self.emitted_bytes = 4 if on_device else 512  # one float, as the allocator rounds it
         self.region_bytes = torch.get_rng_state().nbytes if on_device else 0
+        self.can_offload = not on_device
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -260,12 +262,19 @@ def _checkpointed(forward: Callable[..., Any], *leaves: Any) -> Any:
 
 
 def _selective(policy: str) -> Around:
+    if policy == OFFLOAD:
+        return _offloaded
     contexts = partial(create_selective_checkpoint_contexts, load_policy(policy))
 
     def around(forward: Callable[..., Any], *leaves: Any) -> Any:
         return checkpoint(forward, *leaves, use_reentrant=False, context_fn=contexts)
 
     return around
+
+
+def _offloaded(forward: Callable[..., Any], *leaves: Any) -> Any:
+    with save_on_cpu(pin_memory=torch.cuda.is_available()):
+        return forward(*leaves)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,9 +334,10 @@ def _selective_way(bench: Bench, run: Run, policy: str, saved: _Saved, plain_flo
     kept_of_outputs = saved.new_bytes - (holding.held_bytes - reading.held_bytes)
     whole = bool(saved.new_bytes) and kept_of_outputs == saved.new_bytes
     _, flops = bench.flops(run, around)
+    stash = 0 if policy == OFFLOAD else bench.region_bytes
     return Way(
         save=policy,
-        kept_bytes=reading.held_bytes - bench.emitted_bytes - bench.region_bytes - (kept_of_outputs if whole else 0),
+        kept_bytes=reading.held_bytes - bench.emitted_bytes - stash - (kept_of_outputs if whole else 0),
         keeps_output=whole,
         forward_peak_bytes=reading.phase_peak_bytes["forward"] - bench.emitted_bytes,
         backward_peak_bytes=_backward_peak(reading, saved),

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from bench.measuring.devices import device_name
+from bench.measuring.devices import capacity_bytes, device_name
 from bench.results.record import Environment
 
-_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "LD_PRELOAD")
+_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_")
+"""How the names begin of the variables that an allocator goes by."""
 
 
 def environment_of(device: torch.device, root: Path) -> Environment:
@@ -22,9 +23,16 @@ def environment_of(device: torch.device, root: Path) -> Environment:
         python=platform.python_version(),
         device_name=device_name(device),
         threads=torch.get_num_threads(),
-        allocator=" ".join(f"{name}={os.environ[name]}" for name in _ALLOCATOR_SETTINGS if os.environ.get(name)),
+        allocator=" ".join(
+            sorted(f"{name}={value}" for name, value in os.environ.items() if _is_allocators(name, value))
+        ),
         commit=_commit(root),
+        capacity_bytes=capacity_bytes(device),
     )
+
+
+def _is_allocators(name: str, value: str) -> bool:
+    return bool(value) and name.startswith(_ALLOCATOR_SETTINGS)
 
 
 def _commit(root: Path) -> str:

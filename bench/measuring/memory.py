@@ -1,13 +1,17 @@
 """Exact bytes from torch's own allocators: what they hand out and take back during one step.
 
 On a CPU, torch's profiler reports every allocation and free; with only user scopes switched on it records nothing else,
-so the pass costs no more than a plain step. On CUDA the caching allocator keeps the peak itself, to 512 bytes.
+so the pass costs no more than a plain step. On CUDA the caching allocator keeps the peak itself, to 512 bytes; its
+history tells the rest, and is believed where it comes to the same peak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +24,8 @@ from bench.results.record import Phase
 
 _PHASE, _BLOCK = "rematbench.phase.", "rematbench.block."
 _ASKED = 64 * 2**20
+_ROUNDING = 512
+"""What the caching allocator rounds up to, unless PYTORCH_ALLOC_CONF has it round otherwise."""
 
 
 class MeterError(BenchError):
@@ -107,16 +113,24 @@ def _span(node: Any) -> Span:
 
 
 class CudaMeter:
-    """Counters of torch's CUDA caching allocator, set back at the start of every phase."""
+    """Counters of torch's CUDA caching allocator, set back at the start of every phase, and its history of the step."""
 
     name = "torch CUDA allocator counters"
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._spans: list[Span] = []
 
-    def block(self, _path: str) -> AbstractContextManager[Any]:
-        """Mark nothing: counters do not tell who allocated."""
-        return nullcontext()
+    def block(self, path: str) -> AbstractContextManager[Any]:
+        return self._span(path, is_block=True)
+
+    @contextmanager
+    def _span(self, name: str, *, is_block: bool = False) -> Iterator[None]:
+        start = _now()
+        try:
+            yield
+        finally:
+            self._spans.append(Span(name=name, start=start, stop=_now(), is_block=is_block))
 
     def read(self, step: Callable[[Phases], object]) -> Reading:
         peaks: dict[Phase, int] = {}
@@ -125,17 +139,60 @@ class CudaMeter:
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
         start = torch.cuda.memory_allocated(self._device)
+        self._spans.clear()
 
         @contextmanager
         def phases(phase: Phase) -> Iterator[None]:
             torch.cuda.reset_peak_memory_stats(self._device)
-            yield
+            with self._span(phase):
+                yield
             peaks[phase] = torch.cuda.max_memory_allocated(self._device) - start
             held[phase] = torch.cuda.memory_allocated(self._device) - start
             reserved.append(torch.cuda.max_memory_reserved(self._device))
 
-        step(phases)
-        return Reading(held_bytes=held["forward"], phase_peak_bytes=peaks, reserved_bytes=max(reserved))
+        with _history(self._device) as events:
+            step(phases)
+        counted = Reading(held_bytes=held["forward"], phase_peak_bytes=peaks, reserved_bytes=max(reserved))
+        told = replay(events, self._spans)
+        same = (told.held_bytes, told.phase_peak_bytes) == (counted.held_bytes, counted.phase_peak_bytes)
+        return replace(told, reserved_bytes=counted.reserved_bytes) if same else counted
+
+
+def _now() -> int:
+    """Return nanoseconds since 1970, as exact as the history has them."""
+    return time.time_ns() // 1000 * 1000
+
+
+@contextmanager
+def _history(device: torch.device) -> Iterator[list[Event]]:
+    """Have the allocator write down what it does; the list is filled on leaving, or stays empty where it cannot."""
+    events: list[Event] = []
+    try:
+        record = torch.cuda.memory._record_memory_history
+        record("all", context=None, clear_history=True)
+    except Exception:  # its names are torch's own affair, and the counters do without
+        traceback.print_exc()
+        yield events
+        return
+    try:
+        yield events
+        index = device.index if device.index is not None else torch.cuda.current_device()
+        events.extend(cuda_events(torch.cuda.memory._snapshot(device)["device_traces"][index]))
+    finally:
+        record(None)
+
+
+def cuda_events(trace: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
+    """Read the entries of a device's trace as `torch.cuda.memory._snapshot` describes them.
+
+    They have the bytes that were asked for; what counts is rounded up. A free counts when it is asked for, as in the
+    counters.
+    """
+    signs = {"alloc": 1, "free_requested": -1}
+    for entry in trace:
+        if (sign := signs.get(entry["action"])) is not None:
+            size = -(-entry["size"] // _ROUNDING) * _ROUNDING
+            yield Event(time=1000 * entry["time_us"], address=entry["addr"], change=sign * size)
 
 
 def meter_for(device: torch.device) -> Meter:

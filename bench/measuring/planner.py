@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -12,6 +12,7 @@ import torch
 
 from bench.errors import PlacementError
 from bench.measuring.building import static_bytes
+from bench.measuring.ckptplan import regions_by_ckptplan
 from bench.measuring.instep import timed_in_step
 from bench.measuring.profiling import profile
 from bench.measuring.session import Session
@@ -25,7 +26,7 @@ from bench.planning.chain import Chain
 from bench.planning.profile import Objective, Profile
 from bench.planning.schedule import NOTHING, Region, Schedule, even_cuts
 from bench.planning.simulate import simulate
-from bench.planning.solve import POINTS, frontier
+from bench.planning.solve import LONG, frontier
 from bench.results.record import PlanFacts, PlanPoint
 from bench.units import format_bytes
 
@@ -34,9 +35,6 @@ _TRIES = 8
 
 _SLACK = 0.03
 """How much above the budget a prediction may lie and still be measured: the model errs on both sides."""
-
-_LONG = 120
-"""Units beyond which regions begin and end at multiples of a stride only, and no bound of the cost is worked out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +76,13 @@ class Planner:
             return self.profile
         units = enumerate(self.profile.units)
         each = [Region(start=at, stop=at + 1) for at, unit in units if unit.can_be_region]
-        placement = self._placement("each", Schedule(regions=tuple(each), peak_bytes=0, cost=0.0))
-        return timed_in_step(self.profile, self._session, self._device, placement)
+        return timed_in_step(self.profile, self._session, self._device, self._placement("each", each))
 
     def frontier(self, objective: Objective) -> tuple[Chain, tuple[Schedule, ...]]:
         """Return the cost model and every schedule that none beats by prediction."""
         if objective not in self._frontiers:
             chain = (self._timed if objective == "time" else self.profile).chain(objective)
-            stride = max(1, len(chain.units) // _LONG)
-            self._frontiers[objective] = chain, frontier(chain, points=POINTS // stride, stride=stride)
+            self._frontiers[objective] = chain, frontier(chain)
         return self._frontiers[objective]
 
     def plan(self, goal: Goal) -> Planned:
@@ -107,10 +103,11 @@ class Planner:
         facts = PlanFacts(
             minimise=goal.minimise,
             budget_bytes=budget,
+            budget_of=goal.budget_of,
             predicted_peak_bytes=self.predicted_peak_bytes(chosen),
             measured_peak_bytes=self.measured_peak_bytes(chosen),
             predicted_cost=chosen.cost,
-            bound_cost=least_cost(chain, budget) if len(chain.units) <= _LONG else None,
+            bound_cost=least_cost(chain, budget) if len(chain.units) <= LONG else None,
             bound_peak_bytes=least_working_set_bytes(chain),
             least_peak_bytes=self.predicted_peak_bytes(schedules[0]),
             plain_cost=sum(unit.forward_cost for unit in chain.units),
@@ -119,7 +116,15 @@ class Planner:
             below=_point([point for point in schedules if point.cost > chosen.cost], -1),
             above=_point([point for point in schedules if point.cost < chosen.cost], 0),
         )
-        return Planned(placement=self._placement(goal.name, chosen), facts=facts)
+        return Planned(placement=self._placement(goal.name, chosen.regions), facts=facts)
+
+    def place_by_ckptplan(self, goal: Goal) -> Placement:
+        """Return what another planner makes of the same measures.
+
+        Raises:
+            PlacementError: it is not installed, or finds nothing.
+        """
+        return self._placement(goal.name, regions_by_ckptplan(goal, self.profile))
 
     def _predicted_ratio(self, goal: Goal, schedule: Schedule) -> float | None:
         plain_s = self._timed.step_s if goal.minimise == "time" else None
@@ -158,14 +163,14 @@ class Planner:
     def measured_peak_bytes(self, schedule: Schedule) -> int:
         """Return the peak of a step under it, metered once for each set of regions."""
         if schedule.regions not in self._peaks:
-            placement = self._placement("", schedule)
+            placement = self._placement("", schedule.regions)
             self._peaks[schedule.regions] = self._session.peak_bytes(placement)
         return self._peaks[schedule.regions]
 
-    def _placement(self, name: str, schedule: Schedule) -> Placement:
+    def _placement(self, name: str, regions: Iterable[Region]) -> Placement:
         model = self._session.workload.module
         batch_norm: Literal["as-is", "once"] = "once" if batch_norms([model]) else "as-is"
-        return placement_of(name, self.profile, schedule.regions, batch_norm, outline(model).fingerprint)
+        return placement_of(name, self.profile, regions, batch_norm, outline(model).fingerprint)
 
     def _infeasible(self, goal: Goal, static: int, chain: Chain, schedules: Sequence[Schedule]) -> str:
         least = self.measured_peak_bytes(schedules[0])

@@ -23,10 +23,11 @@ from bench.measuring.parts import Forward, parts, shadowed
 from bench.measuring.step import Workload, batch_tensors, call, loss_of
 from bench.placing.outline import CONTAINERS, children_of
 from bench.planning.profile import Profile, UnitProfile
+from bench.planning.schedule import OFFLOAD
 from bench.results.record import LOSS
 
 POLICIES = ("matmuls",)
-"""The save policies that a plan may choose from for single blocks."""
+"""The save policies that a plan may choose from for single blocks; on a GPU, `offload` too."""
 
 
 def profile(workload: Workload, device: torch.device) -> Profile:
@@ -98,6 +99,7 @@ class _Profiler:
         module = workload.module
         self._modules = parts(module)
         self._static = (*module.parameters(), *module.buffers(), *batch_tensors(workload.batch).values())
+        self._policies = (*POLICIES, OFFLOAD) if bench.can_offload else POLICIES
         self._travellers = _Travellers(iter(self._static))
         self._measuring = False
         self._glue: dict[int, tuple[StorageWeakRef, int]] = {}
@@ -130,7 +132,7 @@ class _Profiler:
         run = Run(forward=flat, leaves=tuple(leaves), parameters=tuple(module.parameters()))
         with self._alone():
             versions = [leaf._version for leaf in leaves if isinstance(leaf, torch.Tensor)]
-            measured = measure_unit(self._bench, run, POLICIES)
+            measured = measure_unit(self._bench, run, self._policies)
             changed = versions != [leaf._version for leaf in leaves if isinstance(leaf, torch.Tensor)]
             with torch.no_grad():
                 outputs = list(flat(*leaves))

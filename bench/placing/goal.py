@@ -16,7 +16,9 @@ from bench.placing.strategies import Strategy, parse_strategy
 from bench.planning.profile import Objective
 from bench.units import parse_bytes, parse_percent
 
-_OBJECTIVES: dict[str, Objective] = {"plan": "time", "plan-flops": "flops", "frontier": "flops"}
+CKPTPLAN = "ckptplan"
+
+_OBJECTIVES: dict[str, Objective] = {"plan": "time", "plan-flops": "flops", "frontier": "flops", CKPTPLAN: "time"}
 _STEP = "/step"
 
 
@@ -30,6 +32,7 @@ class Goal:
         budget_of: name of another placement of the run, at whose measured peak to plan.
         of_step: whether the budget is of the step alone, without what is there before it.
         point: (k, n), the k-th of n points; None for a budget.
+        by: who answers it: this project's planner, or `ckptplan`, whose budget is of what all blocks keep.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Goal:
     budget_of: str | None = None
     of_step: bool = False
     point: tuple[int, int] | None = None
+    by: str = ""
 
     def step_budget(self, static_bytes: int, plain_peak_bytes: int | None) -> int:
         """Return the budget of the step in bytes above its start.
@@ -66,11 +70,13 @@ def goal_of(strategy: Strategy) -> Goal | None:
         return None
     if strategy.path is not None or strategy.options.changed():
         raise PlacementError(f"placement {strategy.text!r}: a plan chooses its regions and their options by itself")
-    goal = Goal(name=strategy.text, minimise=_OBJECTIVES[strategy.name])
+    goal = Goal(
+        name=strategy.text, minimise=_OBJECTIVES[strategy.name], by=CKPTPLAN if strategy.name == CKPTPLAN else ""
+    )
     argument = strategy.argument or ""
     if strategy.name == "frontier":
         return replace(goal, point=_point(strategy.text, argument))
-    if argument.startswith("="):
+    if argument.startswith("=") and not goal.by:
         return replace(goal, budget_of=argument[1:])
     text = argument.removesuffix(_STEP)
     try:

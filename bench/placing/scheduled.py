@@ -18,8 +18,14 @@ def placement_of(
     fingerprint: str | None = None,
 ) -> Placement:
     """Write every region as the path of its block, or as a slice of the chain that its blocks are of."""
-    written = [Region(path=_path(profile, region), save=region.save, batch_norm=batch_norm) for region in regions]
+    written = [_written(_path(profile, region), region.save, batch_norm) for region in regions]
     return Placement(name=name, regions=tuple(written), fingerprint=fingerprint)
+
+
+def _written(path: str, save: str, batch_norm: Literal["as-is", "once"]) -> Region:
+    if save == schedule.OFFLOAD:
+        return Region(path=path, save="everything", offload=True)
+    return Region(path=path, save=save, batch_norm=batch_norm)
 
 
 def _path(profile: Profile, region: schedule.Region) -> str:

@@ -272,6 +272,11 @@ _REGISTRY = {
     "plan-flops": _Entry(
         argument="BUDGET", meaning="the same with the fewest recomputed FLOPs, which no noise touches", paths=_planned
     ),
+    "ckptplan": _Entry(
+        argument="BUDGET",
+        meaning="what the package ckptplan chooses, given our measures: 60% or 2GiB of what all blocks keep",
+        paths=_planned,
+    ),
     "frontier": _Entry(
         argument="N", meaning="N plans of least FLOPs, from the least peak to the plain step", paths=_planned
     ),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.planning.chain import Chain, Choice, Unit
+from bench.planning.schedule import OFFLOAD
 
 Objective = Literal["time", "flops"]
 
@@ -116,7 +117,8 @@ def _unit(unit: UnitProfile, objective: Objective) -> Unit:
     forward = unit.forward_s if seconds else float(unit.forward_flops)
     return Unit(
         name=unit.path,
-        choices=tuple(_choice(way, unit, seconds) for way in unit.ways),
+        # In FLOPs a transfer would be free, and everything would go over the bus.
+        choices=tuple(_choice(way, unit, seconds) for way in unit.ways if seconds or way.save != OFFLOAD),
         forward_bytes=unit.forward_bytes,
         forward_cost=forward,
         rerun_cost=min(forward, unit.rerun_s if seconds else float(unit.rerun_flops)),

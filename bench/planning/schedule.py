@@ -9,6 +9,8 @@ from itertools import pairwise
 from bench.planning.chain import Chain
 
 NOTHING = "nothing"
+OFFLOAD = "offload"
+"""What a region saves that recomputes nothing: what its unit keeps waits in host memory."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

@@ -27,6 +27,9 @@ minute; it costs at most 4 % of a forward more than the optimum at the same peak
 left out.
 """
 
+LONG = 120
+"""Units beyond which regions begin and end at multiples of a stride only, unless told."""
+
 _UNLIMITED = 1 << 49
 
 
@@ -47,7 +50,7 @@ class InfeasibleError(BenchError):
         self.unit = unit
 
 
-def frontier(chain: Chain, *, points: int | None = POINTS, stride: int = 1) -> tuple[Schedule, ...]:
+def frontier(chain: Chain, *, points: int | None = POINTS, stride: int | None = None) -> tuple[Schedule, ...]:
     """Return every schedule that no other beats in peak and cost, by rising peak and falling cost.
 
     Args:
@@ -55,22 +58,33 @@ def frontier(chain: Chain, *, points: int | None = POINTS, stride: int = 1) -> t
         points: how many points the list of a range may have; None for all. Where a list would be longer some are left
             out, so that schedules stay valid and their figures true, but a better one may have been missed. The
             least peak and the cost 0 are always there.
-        stride: regions longer than twice this begin and end at its multiples only; 1 considers every region. For
-            1,000 units, 16 (with 32 points) takes some 20 seconds.
+        stride: regions longer than twice this begin and end at its multiples only; 1 considers every region. Unless
+            told it is 1 up to `LONG` units and grows with them from there, the lists as much shorter: 1,000 units take
+            some 20 seconds.
     """
+    points, stride = _effort(chain, points, stride)
     tables = Tables(chain, limit=_UNLIMITED, points=points, stride=stride)
     return tuple(tables.schedule(number) for number in range(len(tables.top[0, frozenset()].peaks)))
 
 
-def solve(chain: Chain, budget_bytes: int, *, points: int | None = POINTS, stride: int = 1) -> Schedule:
+def solve(chain: Chain, budget_bytes: int, *, points: int | None = POINTS, stride: int | None = None) -> Schedule:
     """Return the cheapest schedule that fits; `points` and `stride` as for `frontier`.
 
     Raises:
         InfeasibleError: none fits, whatever `points`; of those considered where `stride` is above 1.
     """
+    points, stride = _effort(chain, points, stride)
     tables = Tables(chain, limit=budget_bytes, points=points, stride=stride)
     if found := len(tables.top[0, frozenset()].peaks):
         return tables.schedule(found - 1)
     best = Tables(chain, limit=_UNLIMITED, points=1, stride=stride).schedule(0)
     unit = chain.units[simulate(chain, best.regions).peak_unit].name
     raise InfeasibleError(budget_bytes, best.peak_bytes, unit)
+
+
+def _effort(chain: Chain, points: int | None, stride: int | None) -> tuple[int | None, int]:
+    """Fill in a stride that was not given; lists are as much shorter then."""
+    if stride is not None:
+        return points, stride
+    stride = max(1, len(chain.units) // LONG)
+    return points if points is None else max(1, points // stride), stride

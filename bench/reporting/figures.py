@@ -45,9 +45,15 @@ def _series(series: Series, structure: Structure | None) -> dict[str, Any]:
         "label": series.label,
         "plain_bytes": plain.cells["peak_bytes"] if plain else None,
         "static_bytes": plain.cells["static_bytes"] if plain else None,
+        "capacity_bytes": _capacity_bytes(series),
         "blocks": [block or "(model)" for block in structure.blocks] if structure else [],
         "skips": [[arc.source, arc.target, arc.bytes, arc.shape] for arc in arcs(structure)] if structure else [],
     }
+
+
+def _capacity_bytes(series: Series) -> int | None:
+    environments = (entry.record.environment for entry in series.entries if entry.record)
+    return next((found.capacity_bytes for found in environments if found and found.capacity_bytes), None)
 
 
 def _row(entry: Entry, series: Series, model: int, at: int) -> dict[str, Any]:

@@ -11,17 +11,9 @@ from bench.results.columns import COLUMNS, rows_of
 from bench.results.frontier import not_beaten
 from bench.results.reading import CannotJudgeError, Cells, Key, read_run
 from bench.results.record import Measurement, Status
+from bench.results.steptime import Seconds, step_time
 from bench.results.store import RECORDS, read_measurements
 from bench.suite import REFERENCE
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seconds:
-    """A step time with what is known of its spread; `low` and `high` are None where nothing is."""
-
-    median: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +22,7 @@ class Entry:
 
     Attributes:
         record: None where the row comes from a CSV alone, which has neither timeline nor regions.
-        step: the plain step's median times the paired ratio with its interval, where the plain step was timed in the
-            same rounds; else the row's own median with its quartiles' distance about it.
+        step: as `step_time` has it; None where the row was not timed.
     """
 
     cells: Cells
@@ -135,15 +126,4 @@ def _rows(source: Path) -> Iterable[tuple[Cells, Measurement | None]]:
 def _entries(rows: Sequence[tuple[Cells, Measurement | None]]) -> Iterator[Entry]:
     plain = next((cells["step_median_s"] for cells, _ in rows if cells["placement"] == REFERENCE), None)
     for cells, record in rows:
-        yield Entry(cells=cells, record=record, step=_step(cells, plain))
-
-
-def _step(cells: Cells, plain_s: float | None) -> Seconds | None:
-    median = cells["step_median_s"]
-    if median is None or cells["status"] != Status.OK:
-        return None
-    if plain_s is None or cells["step_ratio"] is None:
-        half = (cells["step_iqr_s"] or 0.0) / 2
-        return Seconds(median=median, low=median - half, high=median + half)
-    ends = [None if cells[end] is None else plain_s * cells[end] for end in ("step_ratio_low", "step_ratio_high")]
-    return Seconds(median=plain_s * cells["step_ratio"], low=ends[0], high=ends[1])
+        yield Entry(cells=cells, record=record, step=step_time(cells, plain))

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.results.record import Measurement
-from bench.results.statistics import step_iqr_s, step_median_s, step_ratio
+from bench.results.record import Measurement, Timing
+from bench.results.statistics import Interval, step_iqr_s, step_median_s, step_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +17,12 @@ class Row:
 
     Attributes:
         reference: None when the plain step has no row, or none with memory.
+        peer: the placement at whose measured peak this one was planned, if it was.
     """
 
     case: Measurement
     reference: Measurement | None
+    peer: Measurement | None = None
 
     @property
     def peak_ratio(self) -> float | None:
@@ -29,6 +31,21 @@ class Row:
             return None
         plain = self.reference.memory.peak_bytes
         return self.case.memory.peak_bytes / plain if plain else None
+
+    @property
+    def peer_peak_ratio(self) -> float | None:
+        """Peak over the peer's peak."""
+        if self.case.memory is None or self.peer is None or not self.peer.memory:
+            return None
+        return self.case.memory.peak_bytes / self.peer.memory.peak_bytes if self.peer.memory.peak_bytes else None
+
+    @property
+    def peer_step_ratio(self) -> Interval | None:
+        """Step time over the peer's, paired; None unless the two were timed in the same rounds."""
+        own, other = self.case.timing, self.peer.timing if self.peer else None
+        if own is None or other is None or not own.reference_s or own.reference_s != other.reference_s:
+            return None
+        return step_ratio(Timing(step_s=own.step_s, reference_s=other.step_s))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +90,13 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 
 
 def rows_of(measurements: list[Measurement]) -> list[Row]:
-    """Pair every measurement with its plain one."""
+    """Pair every measurement with its plain one, and a plan with the placement it was to be measured against."""
     by_key = {case.key: case for case in measurements}
-    return [Row(case=case, reference=by_key.get(case.reference_key)) for case in measurements]
+
+    def peer(case: Measurement) -> Measurement | None:
+        return by_key.get(case.peer_key) if case.peer_key else None
+
+    return [Row(case=case, reference=by_key.get(case.reference_key), peer=peer(case)) for case in measurements]
 
 
 def _case(name: str) -> Callable[[Row], Any]:
@@ -99,6 +120,10 @@ def _ratio(field: str) -> Callable[[Row], Any]:
         return getattr(step_ratio(timing), field) if timing and timing.reference_s else None
 
     return value
+
+
+def _peer_ratio(field: str) -> Callable[[Row], Any]:
+    return lambda row: getattr(row.peer_step_ratio, field, None)
 
 
 def _uncounted(row: Row) -> str | None:
@@ -172,6 +197,20 @@ COLUMNS = (
         "`held_bytes` by the module that allocated them, as JSON",
         _part("memory", "held_by_block"),
         required=False,
+    ),
+    _column("peer", "", "the placement whose peak was the plan's budget", _part("plan", "budget_of"), required=False),
+    _column("peer_peak_ratio", "×", "peak over the peer's", lambda row: row.peer_peak_ratio, required=False),
+    _column(
+        "peer_step_ratio",
+        "×",
+        "median of the ratios to the peer within each round",
+        _peer_ratio("median"),
+        required=False,
+    ),
+    _column("peer_step_ratio_low", "×", "lower end of its 95 % interval", _peer_ratio("low"), required=False),
+    _column("peer_step_ratio_high", "×", "upper end of its 95 % interval", _peer_ratio("high"), required=False),
+    _column(
+        "predicted_ratio", "×", "`step_ratio` as the planner had it", _part("plan", "predicted_ratio"), required=False
     ),
     _column("compile_s", "s", "what `torch.compile` took before the first step, no part of it", required=False),
 )

@@ -12,6 +12,7 @@ from bench.results.frontier import not_beaten
 from bench.results.reading import Cells, Key, Run
 from bench.results.record import Status
 from bench.results.sheet import Sheet
+from bench.results.steptime import step_time
 from bench.suite import REFERENCE
 from bench.units import format_mib, format_percent, format_ratio, format_seconds
 
@@ -86,12 +87,10 @@ def _listed(what: str, names: Sequence[str]) -> str:
 
 def _point(cells: Cells, rows: Sequence[Cells]) -> Point | None:
     """Place a row, by the paired ratio where the plain step has a time, else by its own median."""
-    if cells["status"] != Status.OK or cells["peak_bytes"] is None or cells["step_median_s"] is None:
+    step = step_time(cells, next((row["step_median_s"] for row in rows if row["placement"] == REFERENCE), None))
+    if step is None or cells["peak_bytes"] is None:
         return None
-    plain = next((row["step_median_s"] for row in rows if row["placement"] == REFERENCE), None)
-    paired = plain is not None and cells["step_ratio"] is not None
-    step_s = plain * cells["step_ratio"] if paired else cells["step_median_s"]
-    return Point(cells=cells, peak_bytes=cells["peak_bytes"], step_s=step_s)
+    return Point(cells=cells, peak_bytes=cells["peak_bytes"], step_s=step.median)
 
 
 def _price(faster: Point, smaller: Point) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bench.results.columns import Row
 from bench.results.record import PlanFacts, PlanPoint
-from bench.results.statistics import step_ratio
+from bench.results.statistics import Interval, step_ratio
 from bench.units import format_bytes, format_flops, format_percent, format_ratio, format_seconds
 
 
@@ -29,12 +29,20 @@ def _result(row: Row, facts: PlanFacts, peak: int, static: int) -> Iterator[str]
     timing, flops = row.case.timing, row.case.flops
     if timing and timing.reference_s:
         ratio = step_ratio(timing)
-        ends = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.low is not None and ratio.high is not None else ""
         predicted = f" (predicted {format_ratio(facts.predicted_ratio)})" if facts.predicted_ratio else ""
-        cost += f"; takes {format_ratio(ratio.median)}{ends} the plain step{predicted}"
+        cost += f"; takes {format_ratio(ratio.median)}{_ends(ratio)} the plain step{predicted}"
     if flops and flops.recompute is not None:
         cost += f"; {format_flops(flops.recompute)} recomputed as measured"
     yield cost
+    if row.peer_peak_ratio is not None:
+        against = f"against {facts.budget_of}: {format_ratio(row.peer_peak_ratio)} its peak"
+        if (paired := row.peer_step_ratio) is not None:
+            against += f", {format_ratio(paired.median)}{_ends(paired)} its step"
+        yield against
+
+
+def _ends(ratio: Interval) -> str:
+    return f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.low is not None and ratio.high is not None else ""
 
 
 def _around(facts: PlanFacts) -> Iterator[str]:

@@ -43,6 +43,7 @@ class Environment(Record):
         threads: intra-op threads of torch.
         allocator: allocator settings found in the process environment, as `NAME=value` joined by spaces.
         commit: of the repository the model comes from, with `+` for uncommitted changes; empty outside one.
+        capacity_bytes: a GPU's memory; None for a processor, which the machine shares.
     """
 
     torch: str
@@ -51,6 +52,7 @@ class Environment(Record):
     threads: int
     allocator: str
     commit: str
+    capacity_bytes: int | None = None
 
 
 LOSS = "(loss)"
@@ -179,6 +181,7 @@ class PlanFacts(Record):
 
     Attributes:
         budget_bytes: of the step.
+        budget_of: the placement whose measured peak it is, if it was given as one.
         predicted_cost, bound_cost: recomputed by the plan, and at least by any schedule of whole units within the
             budget (`bench.planning.bound`); None where that was not worked out.
         bound_peak_bytes: no schedule of whole units peaks lower.
@@ -200,6 +203,7 @@ class PlanFacts(Record):
     plain_cost: float
     tries: int
     predicted_ratio: float | None = None
+    budget_of: str | None = None
     below: PlanPoint | None = None
     above: PlanPoint | None = None
 
@@ -270,3 +274,10 @@ class Measurement(Record):
     def reference_key(self) -> tuple[str, str, str, str]:
         """The key of the plain row this one is compared to."""
         return self.model, "none", self.device, self.dtype
+
+    @property
+    def peer_key(self) -> tuple[str, str, str, str] | None:
+        """The key of the row at whose peak this one was planned; None for any other."""
+        if self.plan is None or self.plan.budget_of is None:
+            return None
+        return self.model, self.plan.budget_of, self.device, self.dtype

@@ -52,7 +52,7 @@ def probe(name: str, settings: Settings, store: Store, watcher: Watcher) -> Devi
         BenchError: it is not there, or its meter cannot be trusted.
     """
     order = ProbeOrder(device=name, threads=settings.threads)
-    with Worker(order, store.folder / LOG, settings.timeout_s) as worker:
+    with Worker(order, store.folder / LOG, settings.timeout_s, keeping()) as worker:
         for message in worker.messages():
             if isinstance(message, Probed):
                 store.keep_environment(message.device.name, message.environment)

@@ -35,7 +35,7 @@ from bench.measuring.planner import Planner
 from bench.measuring.resident import resident_growth
 from bench.measuring.session import Findings, Session
 from bench.measuring.timing import schedule
-from bench.placing.goal import Goal
+from bench.placing.goal import CKPTPLAN, Goal
 from bench.placing.outline import outline
 from bench.placing.placement import Placement
 from bench.results.record import Measurement, PlanFacts, Record, Status, Timing
@@ -217,6 +217,8 @@ class _Work:
             goal = case.goal()
             if goal is None:
                 self._placements[name] = case.place(self._outline)
+            elif goal.by == CKPTPLAN:
+                self._placements[name] = self._planner.place_by_ckptplan(goal)
             else:
                 planned = self._planner.plan(self._with_budget(goal))
                 self._placements[name], self._plans[name] = planned.placement, planned.facts

@@ -18,6 +18,7 @@ GIB = 2**30
         ("plan-flops:123/step", Goal(name="plan-flops:123/step", minimise="flops", budget_bytes=123, of_step=True)),
         ("plan:12.5%/step", Goal(name="plan:12.5%/step", minimise="time", budget_share=0.125, of_step=True)),
         ("plan-flops:=sqrt", Goal(name="plan-flops:=sqrt", minimise="flops", budget_of="sqrt")),
+        ("ckptplan:60%", Goal(name="ckptplan:60%", minimise="time", budget_share=0.6, by="ckptplan")),
         ("frontier:3/8", Goal(name="frontier:3/8", minimise="flops", point=(3, 8))),
     ],
 )
@@ -32,6 +33,7 @@ def test_a_goal_is_read_from_its_text(text: str, goal: Goal) -> None:
         "plan:much",
         "plan:6 bananas",
         "plan:60",
+        "ckptplan:=sqrt",
         "frontier:0/8",
         "frontier:9/8",
         "frontier:x",

@@ -4,6 +4,7 @@ from bench.placing.placement import Region
 from bench.placing.scheduled import placement_of
 from bench.planning import schedule
 from bench.planning.profile import Profile, UnitProfile, Way
+from bench.planning.solve import solve
 
 
 def unit(path: str, chain: str | None = None, position: int = -1, **values: object) -> UnitProfile:
@@ -50,6 +51,17 @@ def test_what_is_saved_and_the_options_go_along() -> None:
     made = placement_of("p", PROFILE, regions, batch_norm="once", fingerprint="f")
     assert made.regions == (Region(path="stem", save="matmuls", batch_norm="once"),)
     assert (made.name, made.fingerprint) == ("p", "f")
+
+
+def test_offloading_recomputes_nothing_and_is_a_choice_by_time_alone() -> None:
+    plain = unit("stem").ways[0]
+    offload = Way(save="offload", kept_bytes=1, forward_peak_bytes=10, backward_peak_bytes=10, recompute_s=0.1)
+    profile = profile_of(unit("stem", ways=(plain, offload)))
+    assert [choice.save for choice in profile.chain("time").units[0].choices] == ["everything", "offload"]
+    assert [choice.save for choice in profile.chain("flops").units[0].choices] == ["everything"]
+    (found,) = solve(profile.chain("time"), 50).regions
+    made = placement_of("p", profile, [found], batch_norm="once")
+    assert made.regions == (Region(path="stem", save="everything", offload=True),)
 
 
 def test_the_chain_joins_what_follows_and_prices_by_the_objective() -> None:

@@ -142,7 +142,7 @@ def test_every_strategy_is_listed_with_a_meaning() -> None:
     assert all(meaning and "\n" not in meaning for _, meaning in known_strategies())
     assert [written for written in WRITTEN if ":" in written] == [
         *("every:N", "segments:N", "checkpoint_sequential:N", "nested:N", "first:N", "last:N", "modules:PATTERN"),
-        *("compile:budget=SHARE", "plan:BUDGET", "plan-flops:BUDGET", "frontier:N"),
+        *("compile:budget=SHARE", "plan:BUDGET", "plan-flops:BUDGET", "ckptplan:BUDGET", "frontier:N"),
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_compiled_model_has_a_budget_and_no_regions() -> None:
 
 
 def test_what_a_planner_answers_needs_a_run() -> None:
-    assert len(WRITTEN) - len(PLACED) == 4
+    assert len(WRITTEN) - len(PLACED) == 5
     with pytest.raises(PlacementError, match="made by measuring: use it in a run"):
         parse_strategy("plan:1GiB").place(chains(4))
 

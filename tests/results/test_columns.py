@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.placing.placement import Placement, Region
 from bench.results.columns import COLUMNS, Row, rows_of
-from bench.results.record import Flops, Measurement, Timing
+from bench.results.record import Flops, Measurement, PlanFacts, Timing
 from bench.results.store import csv_text
 from tests.results.making import CPU, equality, measurement, measurements, memory, rows, timing
 
@@ -19,7 +19,8 @@ suite, model, placement, device, dtype, status, message, regions, checkpointed_b
 peak_bytes, peak_ratio, held_bytes, peak_phase, repeatable, step_median_s, step_iqr_s, step_ratio, step_ratio_low,
 step_ratio_high, rounds, forward_flops, recompute_flops, uncounted_ops, gradients, gradients_max_abs_diff,
 gradients_worst, loss, buffers, rng_state, resident_bytes, reserved_bytes, memory_meter, torch, python, device_name,
-threads, commit, measured_at, held_by_block, compile_s
+threads, commit, measured_at, held_by_block, peer, peer_peak_ratio, peer_step_ratio, peer_step_ratio_low,
+peer_step_ratio_high, predicted_ratio, compile_s
 """
 ALWAYS_THERE = {"suite", "model", "placement", "device", "dtype", "status", "message", "measured_at"}
 
@@ -74,8 +75,54 @@ def test_a_full_row() -> None:
         **{"torch": "2.13.0", "python": "3.11.7", "device_name": "A Processor", "threads": 2, "commit": "0123abc+"},
         "measured_at": "2030-01-31",
         "held_by_block": {"a": 20},
-        "compile_s": None,
+        **dict.fromkeys(["peer", "peer_peak_ratio", "peer_step_ratio", "peer_step_ratio_low", "peer_step_ratio_high"]),
+        **{"predicted_ratio": None, "compile_s": None},
     }
+
+
+def planned(peer: str, step_s: list[float], reference_s: list[float], peak: int = 30) -> Measurement:
+    facts = PlanFacts(
+        minimise="time",
+        budget_bytes=50,
+        budget_of=peer,
+        predicted_peak_bytes=30,
+        measured_peak_bytes=30,
+        predicted_cost=0.5,
+        predicted_ratio=1.5,
+        bound_cost=None,
+        bound_peak_bytes=10,
+        least_peak_bytes=20,
+        plain_cost=1.0,
+        tries=1,
+    )
+    timing = Timing(step_s=tuple(step_s), reference_s=tuple(reference_s))
+    return measurement(f"plan:={peer}", memory=memory(peak), plan=facts, timing=timing)
+
+
+def test_a_plan_is_held_to_the_placement_whose_peak_was_its_budget() -> None:
+    """By the median of the ratios within each round, not by the ratio of the medians: 0.5, 1 and 2 here."""
+    plain = [1.0, 1.0, 1.0]
+    sqrt = measurement("sqrt", memory=memory(40), timing=Timing(step_s=(2.0, 3.0, 9.0), reference_s=tuple(plain)))
+    *_, row = rows(measurement(memory=memory(80)), sqrt, planned("sqrt", [1.0, 3.0, 18.0], plain))
+    values = values_of(row)
+    assert (values["peer"], values["peer_peak_ratio"], values["peer_step_ratio"]) == ("sqrt", 0.75, 1.0)
+    assert values["peer_step_ratio_low"] is values["peer_step_ratio_high"] is None  # of three rounds
+    assert values["predicted_ratio"] == 1.5
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        measurement("each", memory=memory(40), timing=Timing(step_s=(1.0,), reference_s=(1.0,))),
+        measurement("sqrt", memory=memory(40)),
+        measurement("sqrt", memory=memory(40), timing=Timing(step_s=(1.0,), reference_s=(2.0,))),
+        measurement("sqrt", memory=memory(40), timing=Timing(step_s=(1.0,), reference_s=())),
+    ],
+    ids=["another placement", "not timed", "timed in other rounds", "timed without the plain step"],
+)
+def test_a_plan_that_was_not_timed_with_its_peer_has_no_ratio_to_it(peer: Measurement) -> None:
+    _, row = rows(peer, planned("sqrt", [1.0], [1.0]))
+    assert row.peer_step_ratio is None
 
 
 def test_what_is_absent_is_none() -> None:

@@ -115,8 +115,7 @@ def test_the_resident_set_is_measured_in_a_process_of_its_own(store: Store, fate
     orders = [order for order in machine.orders if isinstance(order, ResidentOrder)]
     assert [order.placement for order in orders] == [REFERENCE, "each", "each-but-last", "sqrt"]
     for order, variables in zip(machine.orders, machine.variables, strict=True):
-        if isinstance(order, JobOrder | ResidentOrder):
-            assert variables == (keeping() if isinstance(order, JobOrder) else GIVING_BACK)
+        assert variables == (GIVING_BACK if isinstance(order, ResidentOrder) else keeping())
     assert rows["m", "sqrt"].resident_bytes == 7
     assert rows["m", "each"].resident_bytes == (7 if fate == "ok" else None)
     assert rows["m", "each"].status is (Status.OK if fate == "ok" else Status.KILLED)

@@ -54,6 +54,11 @@ function limit(series) {
   return series.plain_bytes === null ? null : state.budget.share * series.plain_bytes;
 }
 
+// What a step may take at most on the device; null where that is not known.
+function room(series) {
+  return series.capacity_bytes === null ? null : series.capacity_bytes - (series.static_bytes ?? 0);
+}
+
 function fitting(model, at) {
   const most = limit(model.series[at]);
   if (most === null) return [];
@@ -167,14 +172,16 @@ function drawTrade(model) {
   if (!node.data) node.replaceChildren();
   const highest = Math.max(...shown.map((row) => row.peak), 1), widest = Math.max(...shown.map(cost), scale().at(-1)[0]);
   const units = { x: unit(widest, scale())[0], y: unit(highest, BYTES)[0] };
-  const top = (1.18 * highest) / units.y, xs = shown.map((row) => cost(row) / units.x);
+  const rooms = new Set(model.series.map(room).filter((most) => most > 0 && most < 4 * highest));
+  const top = Math.max(1.18 * highest, ...(failed ? rooms : [])) / units.y, xs = shown.map((row) => cost(row) / units.x);
   const limits = new Set(model.series.map(limit).filter((most) => most > 0 && most < 1.15 * highest));
   const lines = [...limits].map((most) => line(most / units.y, budgetLabel(model, most), css("--ink")));
+  for (const most of rooms) if (most / units.y < top) lines.push(line(most / units.y, "all of the device's memory", css("--faint")));
   if (failed) lines.push(line(top, "ran out of memory", KINDS.recomputed));
   const traces = model.series.flatMap((_, at) => [frontierLine(model, at, units), points(model, at, false, units), points(model, at, true, units)]);
-  const room = (Math.max(...xs, 0) - Math.min(...xs, 0)) * 0.14 || 1;
+  const margin = (Math.max(...xs, 0) - Math.min(...xs, 0)) * 0.14 || 1;
   Plotly.react(node, failed ? [...traces, outOfMemory(model, units, top)] : traces, layout({
-    xaxis: { ...axes(`${state.cost === "time" ? "step time" : "recomputed"} (${unit(widest, scale())[1]})`), range: [xs.length ? Math.max(Math.min(...xs) - room, state.cost === "time" ? 0 : -room) : 0, Math.max(...xs, 0) + 1.8 * room] },
+    xaxis: { ...axes(`${state.cost === "time" ? "step time" : "recomputed"} (${unit(widest, scale())[1]})`), range: [xs.length ? Math.max(Math.min(...xs) - margin, state.cost === "time" ? 0 : -margin) : 0, Math.max(...xs, 0) + 1.8 * margin] },
     yaxis: { ...axes(`peak above the step's start (${unit(highest, BYTES)[1]})`), range: [0, failed ? 1.1 * top : top] },
     shapes: lines.map((one) => one.shape), annotations: lines.map((one) => one.note),
     showlegend: model.series.length > 1, legend: { orientation: "h", y: -0.2, itemclick: "toggle" },
