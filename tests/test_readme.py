@@ -3,12 +3,13 @@
 import math
 import re
 from pathlib import Path
+from statistics import geometric_mean
 
 from bench.placing.placement import Options
 from bench.placing.strategies import parse_strategy
 from bench.results.columns import COLUMNS
 from bench.results.compare import frontier_sheets
-from bench.results.reading import read_run
+from bench.results.reading import Cells, read_run
 from bench.units import format_flops
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +79,41 @@ def peers_table() -> str:
 
 def test_the_comparison_with_hand_made_placements_is_that_of_its_run() -> None:
     assert between("peers") == peers_table()
+
+
+PEERS_TIME = ROOT / "results" / "reference" / "peers-time-cpu.csv"
+
+
+def peers_time_table() -> str:
+    """Return how the fastest plans at those peaks compare with them, in time paired within rounds."""
+    pairs: dict[str, list[Cells]] = {}
+    for cells in read_run(PEERS_TIME).rows.values():
+        if cells["peer"]:
+            pairs.setdefault(cells["peer"], []).append(cells)
+    lines = [
+        "| placement | peak of its plan | step of its plan | at worst | faster | not told apart | slower |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for peer, plans in pairs.items():
+        assert all(plan["peer_peak_ratio"] <= 1 for plan in plans)
+        assert all((plan["gradients"], plan["rng_state"]) == ("bitwise", "equal") for plan in plans)
+        peaks, steps = ([plan[name] for plan in plans] for name in ("peer_peak_ratio", "peer_step_ratio"))
+        faster = sum(plan["peer_step_ratio_high"] < 1 for plan in plans)
+        slower = sum(plan["peer_step_ratio_low"] > 1 for plan in plans)
+        ratios = (geometric_mean(peaks), geometric_mean(steps), max(steps))
+        counts = (faster, len(plans) - faster - slower, slower)
+        lines.append(f"| {' | '.join([f'`{peer}`', *(f'{ratio:.2f}×' for ratio in ratios), *map(str, counts)])} |")
+    return "\n".join(lines)
+
+
+def test_the_comparison_in_time_is_that_of_its_run() -> None:
+    assert between("peers-time") == peers_time_table()
+
+
+def test_the_share_of_time_predictions_that_hit_is_that_of_its_run() -> None:
+    rows = [cells for cells in read_run(PEERS_TIME).rows.values() if cells["predicted_ratio"]]
+    hits = sum(abs(cells["predicted_ratio"] / cells["step_ratio"] - 1) <= 0.05 for cells in rows)
+    assert f"{hits} of {len(rows)} plans' step times were predicted within 5 %" in " ".join(README.split())
 
 
 def test_the_tables_are_those_of_the_reference_run() -> None:
