@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -108,6 +109,34 @@ def peers_time_table() -> str:
 
 def test_the_comparison_in_time_is_that_of_its_run() -> None:
     assert between("peers-time") == peers_time_table()
+
+
+PLANNERS = ROOT / "results" / "reference" / "planners-cpu.csv"
+
+
+def planners_table() -> str:
+    """Return whether less budget means a lower peak with each planner, and how low it reaches."""
+    rows = list(read_run(PLANNERS).rows.values())
+    lines = ["| planner | asked | networks on which a smaller budget peaks higher | lowest peak |", "|---|---|--:|--:|"]
+    for planner in ("compile:budget", "ckptplan", "frontier"):
+        own = [cells for cells in rows if cells["placement"].startswith(planner) and cells["peak_bytes"] is not None]
+        by_model = {cells["model"]: [other for other in own if other["model"] == cells["model"]] for cells in own}
+        peaks = [[cells["peak_bytes"] for cells in sorted(cases, key=budget_of)] for cases in by_model.values()]
+        higher = sum(any(less > more for less, more in pairwise(ladder)) for ladder in peaks)
+        lowest = geometric_mean(min(cells["peak_ratio"] for cells in cases) for cases in by_model.values())
+        asked = sorted({(budget_of(cells), cells["placement"]) for cells in own})
+        shown = f"`{asked[0][1]}` to `{asked[-1][1].removeprefix(planner).lstrip(':=')}`"
+        lines.append(f"| `{planner}` | {shown} | {higher} of {len(peaks)} | {lowest:.2f}× |")
+    return "\n".join(lines)
+
+
+def budget_of(cells: Cells) -> float:
+    """Return the number in `compile:budget=0.5`, `ckptplan:50%` or `frontier:2/5`."""
+    return float(re.split(r"[:=]", cells["placement"])[-1].rstrip("%").partition("/")[0])
+
+
+def test_the_comparison_with_other_planners_is_that_of_its_run() -> None:
+    assert between("planners") == planners_table()
 
 
 def test_the_share_of_time_predictions_that_hit_is_that_of_its_run() -> None:

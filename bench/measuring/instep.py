@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.errors import PlacementError
 from bench.measuring.devices import clock_for
 from bench.measuring.parts import Forward, parts, shadowed
 from bench.measuring.session import Session
@@ -24,7 +25,9 @@ from bench.placing.apply import applied
 from bench.placing.placement import Placement, Region
 from bench.planning.profile import Profile, UnitProfile
 
-_ROUNDS = 9
+_ROUNDS = 3, 9
+_BUDGET_S = 20.0
+"""The least and the most rounds of three steps each; how long they may go on beyond the least."""
 
 _REPEATS = 50
 """Of a step so small that its time is all overhead."""
@@ -41,25 +44,36 @@ def timed_in_step(profile: Profile, session: Session, device: torch.device, each
         session: of the model; its plain step fits on the device, so that this one does.
         each: every unit that may be a region as a region of its own.
     """
-    watch, plain, longer = _Watch(clock_for(device)), [], []
-    for _ in range(_ROUNDS):
-        with watch.watching(session.workload.module):
-            session.timed_step(each)
-        plain.append(session.timed_step(Placement(name="none")))
-        longer.append(session.timed_step(each) - plain[-1])
+    watch = _Watch(clock_for(device))
+    try:
+        rounds = list(_rounds(session, each, watch))
+    except PlacementError:  # a unit that cannot be run again after all: a plan may do without it
+        return profile
     rerun_s = watch.rerun_s()
     watched_s = sum(rerun_s.values())
     if not watched_s:
         return profile
     region_s = _region_s(device)
     low, high = _BELIEVED
-    factor = min(high, max(low, (median(longer) - region_s * len(each.regions)) / watched_s))
+    factor = min(high, max(low, (median(longer for _, longer in rounds) - region_s * len(each.regions)) / watched_s))
     alone_s = sum(unit.rerun_s for unit in profile.units if unit.path in rerun_s)
     slower = factor * watched_s / max(alone_s, 1e-9)
     units = (
         _in_step(unit, factor * rerun_s[unit.path], slower) if unit.path in rerun_s else unit for unit in profile.units
     )
-    return replace(profile, units=tuple(units), region_s=region_s, step_s=median(plain))
+    return replace(profile, units=tuple(units), region_s=region_s, step_s=median(plain for plain, _ in rounds))
+
+
+def _rounds(session: Session, each: Placement, watch: _Watch) -> Iterator[tuple[float, float]]:
+    """Yield what the plain step took, and by how much longer the other was; a third step is only watched."""
+    start, (fewest, most) = watch.clock(), _ROUNDS
+    for done in range(most):
+        if done >= fewest and watch.clock() - start > _BUDGET_S:
+            return
+        with watch.watching(session.workload.module):
+            session.timed_step(each)
+        plain = session.timed_step(Placement(name="none"))
+        yield plain, session.timed_step(each) - plain
 
 
 def _in_step(unit: UnitProfile, rerun_s: float, slower: float) -> UnitProfile:
@@ -73,7 +87,7 @@ class _Watch:
     """Takes the time of every call; the second of a step is a unit's recomputation."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self.clock = clock
         self._step: dict[str, list[float]] = {}
         self._reruns: dict[str, list[float]] = defaultdict(list)
 
@@ -92,11 +106,11 @@ class _Watch:
 
     def _around(self, path: str, forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
-            start = self._clock()
+            start = self.clock()
             try:
                 return forward(*args, **kwargs)
             finally:  # a recomputation ends by an exception once it has what it needs
-                self._step[path].append(self._clock() - start)
+                self._step[path].append(self.clock() - start)
 
         return run
 

@@ -127,6 +127,21 @@ def test_a_region_takes_time_by_the_real_clock() -> None:
     assert instep._region_s(CPU) > 0
 
 
+def test_a_unit_that_cannot_be_run_again_after_all_leaves_the_profile_as_it_was(clock: Clock) -> None:
+    """It saves one tensor more when it runs again in backward, which no profile of it alone shows."""
+
+    class Fickle(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.sigmoid() if in_backward() else x)
+
+    blocks = [Fickle(clock, seconds, 1.0) for seconds in SECONDS]
+    workload = Workload(module=nn.Sequential(*blocks), batch=(torch.ones(3, 4, requires_grad=True),))
+    session = Session(workload, CPU)
+    session.keep_plain()
+    alone = session_of(clock)[1]
+    assert timed_in_step(alone, session, CPU, EACH) == alone
+
+
 def test_where_nothing_is_recomputed_the_profile_is_as_it_was(clock: Clock) -> None:
     session, alone = session_of(clock)
     assert timed_in_step(alone, session, CPU, Placement(name="each")) == alone

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser
 from bench.reporting.page import write_page
 from tests.reporting.browser import Opened, open_page, opened_browser
 from tests.reporting.samples import EVIL, case, stored, toy
+from tests.results.making import CPU
 
 TOY = "#model-0"
 
@@ -233,5 +234,29 @@ def test_runs_laid_over_each_other(browser: Browser, tmp_path: Path) -> None:
     opened.page.wait_for_selector(f"{TOY} .card:nth-child(3)")
     assert "were not recorded" in opened.page.inner_text(f"{TOY} .card:nth-child(3)")
     assert len(names(opened)) == 12
+    assert opened.complaints == []
+    opened.page.close()
+
+
+@pytest.mark.parametrize(
+    ("capacity_mib", "drawn"),
+    [
+        (118, {60: "60 % of none", 115: "all of the device's memory", 1.18 * 110: "ran out of memory"}),
+        (153, {60: "60 % of none", 150: "ran out of memory"}),
+        (10_003, {60: "60 % of none", 1.18 * 110: "ran out of memory"}),
+    ],
+    ids=["some went beyond", "where memory ran out", "far above all of them"],
+)
+def test_the_device_s_memory_is_a_line_less_what_is_there_before_the_step(
+    browser: Browser, tmp_path: Path, capacity_mib: int, drawn: dict[float, str]
+) -> None:
+    environment = CPU.model_copy(update={"capacity_bytes": capacity_mib * 2**20})
+    write_page([stored(tmp_path / "run", toy(environment=environment))], tmp_path / "report.html")
+    opened = open_page(browser, tmp_path / "report.html")
+    opened.page.wait_for_selector(f"{TOY} .trade .main-svg")
+    notes: Any = opened.page.evaluate(
+        "document.querySelector('#model-0 .trade').layout.annotations.map((note) => [note.y, note.text])"
+    )
+    assert {text: y for y, text in notes} == {text: pytest.approx(y) for y, text in drawn.items()}
     assert opened.complaints == []
     opened.page.close()
