@@ -49,6 +49,16 @@ def test_each_budget_is_compiled_once_however_often_it_is_applied(graphs: list[f
     assert graphs == [0.5, 0.0]
 
 
+def test_many_budgets_are_compiled_each(graphs: list[float]) -> None:
+    """Beyond the eight times that dynamo compiles one piece of code before it gives up and runs it as it is."""
+    model, x = net(), torch.ones(2, 8)
+    budgets = [step / 11 for step in range(12)]
+    for budget in budgets:
+        with applied(model, Placement(name="one", compile_budget=budget)):
+            model(x)
+    assert graphs == budgets
+
+
 def test_the_model_is_as_it_was_afterwards(graphs: list[float]) -> None:
     model = net()
     handle = apply(model, HALF)
