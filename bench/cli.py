@@ -29,7 +29,7 @@ from bench.placing.placement import Options
 from bench.placing.strategies import known_strategies
 from bench.results.columns import COLUMNS, Row, rows_of
 from bench.results.record import Status
-from bench.results.store import Store, latest, made_folder, new_folder, point_latest, sole_writer
+from bench.results.store import Store, latest, new_run, sole_writer
 from bench.results.summary import sentences
 from bench.results.table import model_tables, plain_table, rich_table
 from bench.running.progress import ProgressWatcher
@@ -140,11 +140,7 @@ def _opened(out: Path | None, suite: Suite, resume: bool) -> Iterator[Store]:
         with sole_writer(folder):
             yield Store.resume(folder, suite.to_toml())
     else:
-        folder = made_folder(out) if out else new_folder(RESULTS, suite.name)
-        with sole_writer(folder):
-            store = Store.begin(folder, suite.to_toml())
-            if out is None:
-                point_latest(folder)
+        with new_run(out, RESULTS, suite.name, suite.to_toml()) as store:
             yield store
 
 

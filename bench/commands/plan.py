@@ -13,7 +13,7 @@ from bench.placing.goal import parse_goal
 from bench.results.columns import Row, rows_of
 from bench.results.planned import explanation
 from bench.results.record import Status
-from bench.results.store import Store, made_folder, new_folder, point_latest, sole_writer
+from bench.results.store import new_run
 from bench.running.progress import ProgressWatcher
 from bench.running.runner import run_suite
 from bench.suite import REFERENCE, Suite, custom_suite, select
@@ -69,11 +69,7 @@ def _goal(budget: str | None, of: str, minimise: str, frontier: bool, points: in
 
 
 def _measured(suite: Suite, run: Path | None) -> list[Row]:
-    folder = made_folder(run) if run else new_folder(Path("results"), suite.name)
-    with sole_writer(folder):
-        store = Store.begin(folder, suite.to_toml())
-        if run is None:
-            point_latest(folder)
+    with new_run(run, Path("results"), suite.name, suite.to_toml()) as store:
         count = sum(len(suite.cases(entry)) for entry in suite.models)
         with ProgressWatcher(_err, count, timed=suite.settings.rounds != 0) as watcher:
             run_suite(suite, store, Path.cwd(), watcher)

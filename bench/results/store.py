@@ -227,6 +227,26 @@ def sole_writer(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def new_run(out: Path | None, results: Path, name: str, suite: str) -> Iterator[Store]:
+    """Begin a run for the length of a `with` block, held against other writers.
+
+    Args:
+        out: the folder to use; None makes one of its own in `results`, to which `latest` then points.
+        name: of the suite, for the folder's name.
+        suite: as it is written into the folder.
+
+    Raises:
+        StorageError: the folder cannot be made, holds a run, or is another's.
+    """
+    folder = made_folder(out) if out else new_folder(results, name)
+    with sole_writer(folder):
+        store = Store.begin(folder, suite)
+        if out is None:
+            point_latest(folder)
+        yield store
+
+
 def _lock(folder: Path, descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
