@@ -58,13 +58,18 @@ def _holders(memory: Memory) -> Iterator[str]:
         kinds[share.kind] += share.bytes
     total = sum(kinds.values()) or 1
     for place, (kind, count) in enumerate(kinds.most_common(2)):
-        where = f", most of it in {_largest(memory, kind)}" if place == 0 else ""
+        where = f", {_largest(memory, kind)}" if place == 0 else ""
         yield f"{format_percent(count / total)} of that is {_KINDS[kind]}{where}"
 
 
 def _largest(memory: Memory, kind: str) -> str:
-    share = max((share for share in memory.at_peak if share.kind == kind), key=lambda share: share.bytes)
-    return f"{block_text(share.block)} ({format_bytes(share.bytes)})"
+    """Name the block with most of a kind, or how many have as much."""
+    shares = [share for share in memory.at_peak if share.kind == kind]
+    most = max(share.bytes for share in shares)
+    first, *others = [share for share in shares if share.bytes == most]
+    if others:
+        return f"most in {len(others) + 1} blocks alike ({format_bytes(most)} in each of them)"
+    return f"most in {block_text(first.block)} ({format_bytes(most)})"
 
 
 def _training(entries: Sequence[Entry]) -> Iterator[str]:

@@ -2,20 +2,28 @@ from pathlib import Path
 
 from bench.reporting.answers import answers
 from bench.reporting.gathering import models_of
+from bench.results.record import Share
 from tests.reporting.samples import case, stored, toy
-from tests.results.making import equality
+from tests.results.making import equality, memory
 
 
 def test_what_holds_the_peak_and_whether_training_stays_the_same(tmp_path: Path) -> None:
     peak, training, buffers, failed = answers(models_of([stored(tmp_path / "run", toy())])[0])
     assert peak == (
         "Under none the step peaks 100 MiB above its start, in backward; 50 % of that is kept since forward for "
-        "backward, most of it in blocks.0 (50 MiB) and 50 % of that is transients, freed before their phase ends. On "
+        "backward, most in blocks.0 (50 MiB) and 50 % of that is transients, freed before their phase ends. On "
         "top come 3 MiB that are there before it: parameters, buffers, batch and optimizer state."
     )
     assert training == "Training changes: gradients are different under cheat."
     assert buffers.startswith("Buffers end up different under bad, as")
     assert failed == "Failed: huge (out of memory)."
+
+
+def test_blocks_that_hold_alike_are_counted(tmp_path: Path) -> None:
+    shares = [Share(kind="kept", block=f"blocks.{at}", bytes=2**20) for at in range(3)]
+    alike = case("none", 4, 1.0, memory=memory(4 * 2**20, at_peak=(*shares, Share(kind="kept", block="", bytes=5))))
+    said = answers(models_of([stored(tmp_path / "run", [alike])])[0])[0]
+    assert "most in 3 blocks alike (1 MiB in each of them)" in said
 
 
 def test_training_that_stays_the_same_says_how_far(tmp_path: Path) -> None:

@@ -331,13 +331,26 @@ function drawStrip(node, row, series, ends) {
 
 // The page
 
-const near = new Set();
+const near = new Set(), waiting = new Set();
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const model = DATA.models.find((one) => one.node === entry.target);
-    if (entry.isIntersecting && !near.has(model)) { near.add(model); draw(model); }
+    if (entry.isIntersecting && !near.has(model)) waiting.add(model);
+    else waiting.delete(model);
   }
+  drawNext();
 }, { rootMargin: "300px" });
+
+// One at a time, and after the browser has looked again: the cards of one push the next out of sight.
+function drawNext() {
+  if (waiting.size) requestAnimationFrame(() => requestAnimationFrame(() => {
+    const model = DATA.models.find((one) => waiting.delete(one));
+    if (!model) return;
+    near.add(model);
+    draw(model);
+    drawNext();
+  }));
+}
 
 function draw(model) {
   $(".answer", model.node).replaceChildren(...model.series.map((_, at) => element("div", answerText(model, at))));
