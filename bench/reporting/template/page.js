@@ -55,7 +55,7 @@ function limit(series) {
 }
 
 // What a step may take at most on the device; null where that is not known.
-function room(series) {
+function capacity(series) {
   return series.capacity_bytes === null ? null : series.capacity_bytes - (series.static_bytes ?? 0);
 }
 
@@ -101,9 +101,11 @@ function nothingFits(model, at, room) {
   const rows = model.rows.filter((row) => row.series === at && row.peak !== null);
   if (!rows.length) return "nothing here has a peak.";
   if (!rows.some(drawn)) return state.cost === "time" ? "no placement was timed; choose recomputed FLOPs." : "no operations were counted; choose step time.";
-  const least = rows.reduce((one, other) => (other.peak < one.peak ? other : one));
-  return `No placement measured fits ${room}; the least is ${least.name} with ${show(least.peak, BYTES)}.`;
+  const lowest = least(rows);
+  return `No placement measured fits ${room}; the least is ${lowest.name} with ${show(lowest.peak, BYTES)}.`;
 }
+
+const least = (rows) => rows.reduce((one, other) => (one === null || other.peak < one.peak ? other : one), null);
 
 // The trade
 
@@ -172,7 +174,7 @@ function drawTrade(model) {
   if (!node.data) node.replaceChildren();
   const highest = Math.max(...shown.map((row) => row.peak), 1), widest = Math.max(...shown.map(cost), scale().at(-1)[0]);
   const units = { x: unit(widest, scale())[0], y: unit(highest, BYTES)[0] };
-  const rooms = new Set(model.series.map(room).filter((most) => most > 0 && most < 4 * highest));
+  const rooms = new Set(model.series.map(capacity).filter((most) => most > 0 && most < 4 * highest));
   const top = Math.max(1.18 * highest, ...(failed ? rooms : [])) / units.y, xs = shown.map((row) => cost(row) / units.x);
   const limits = new Set(model.series.map(limit).filter((most) => most > 0 && most < 1.15 * highest));
   const lines = [...limits].map((most) => line(most / units.y, budgetLabel(model, most), css("--ink")));
@@ -205,7 +207,7 @@ function missing(model) {
 function chosenOf(model) {
   const own = state.chosen.get(model);
   if (own) return own;
-  const first = [model.rows.find((row) => row.plain && row.peak !== null), answer(model, 0) ?? model.rows.find((row) => !row.plain && row.peak !== null)];
+  const first = [model.rows.find((row) => row.plain && row.peak !== null), answer(model, 0) ?? least(model.rows.filter((row) => !row.plain && row.same && row.peak !== null))];
   return new Set(first.filter(Boolean).map((row) => row.id));
 }
 
