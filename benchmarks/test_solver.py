@@ -32,8 +32,8 @@ def test_the_frontier_of_a_hundred_units(
     gaps = [one.cost - min(best.cost for best in exact if best.peak_bytes <= one.peak_bytes) for one in found]
     benchmark.extra_info.update(points=len(found), gap=max(gaps) / forward, median_gap=median(gaps) / forward)
     print(
-        f"\n{points} points a list, stride {stride}: {len(found)} of {len(exact)} points, above the optimum at the same "
-        f"peak by {max(gaps) / forward:.2%} of a forward at most, {median(gaps) / forward:.2%} as a median"
+        f"\n{points} points a list, stride {stride}: {len(found)} of {len(exact)} points, above the optimum at the "
+        f"same peak by {max(gaps) / forward:.2%} of a forward at most, {median(gaps) / forward:.2%} as a median"
     )
 
 

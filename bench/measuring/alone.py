@@ -180,6 +180,18 @@ class Bench:
         with self.undisturbed():
             return self._meter.read(step).peak_bytes
 
+    def read_backward(self, loss: torch.Tensor) -> int:
+        """Return the peak of a backward from a loss to where its graph ends; 0 where there is none."""
+
+        def step(phases: Phases) -> None:
+            with phases("forward"):
+                pass
+            with phases("backward"):
+                if loss.requires_grad:
+                    loss.backward()
+
+        return self._meter.read(step).peak_bytes
+
     def saved(self, run: Run) -> _Saved:
         storages: set[int] = set()
         last = 0.0

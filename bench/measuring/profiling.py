@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from bench.measuring.alone import Bench, Measured, Run, measure_unit, unpacked
 from bench.measuring.parts import Forward, parts, shadowed
-from bench.measuring.step import Workload, batch_tensors, call, loss_of
+from bench.measuring.step import Workload, batch_tensors, call, clear_gradients, loss_of
 from bench.placing.outline import CONTAINERS, children_of
 from bench.planning.profile import Profile, UnitProfile
 from bench.planning.schedule import OFFLOAD
@@ -157,7 +157,10 @@ class _Profiler:
             self._measuring = False
 
     def loss(self, output: Any) -> None:
-        """Measure what makes a loss of the output, as the last unit."""
+        """Measure what makes a loss of the output, as the last unit, and what the model does itself after its last one.
+
+        The output is there as long as whoever runs the step holds it, whether the loss saves it or not.
+        """
         leaves, spec = pytree.tree_flatten(output)
         loss_fn = self._workload.loss_fn or loss_of
 
@@ -167,7 +170,12 @@ class _Profiler:
         run = Run(forward=flat, leaves=tuple(leaves), parameters=())
         with self._alone():
             measured = measure_unit(self._bench, run, ())
-        self._add(LOSS, measured, leaves, [], can_be_region=False, first=[])
+            end_bytes = self._bench.read_backward(loss_fn(output))
+        plain, *_ = measured.ways
+        plain = replace(plain, backward_peak_bytes=max(plain.backward_peak_bytes, end_bytes))
+        saved = replace(measured.saved, inputs=tuple(range(len(leaves))))
+        self._add(LOSS, replace(measured, ways=(plain,), saved=saved), leaves, [], can_be_region=False, first=[])
+        clear_gradients(self._workload)
 
     def _add(
         self, path: str, measured: Measured, leaves: list[Any], outputs: list[Any], *, can_be_region: bool, first: Any

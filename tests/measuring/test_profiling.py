@@ -113,6 +113,36 @@ def test_what_is_kept_between_units_is_glue() -> None:
     assert not found.units[1].follows
 
 
+class LanguageModel(nn.Module):
+    """Makes its loss itself, as those of transformers do: what the cross entropy holds is in no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16)) for _ in range(4))
+        self.head = nn.Linear(16, 500)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        for layer in self.layers:
+            x = layer(x)
+        logits = self.head(x)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+@pytest.mark.parametrize("text", ["none", "each", "first:2+save=matmuls"])
+def test_a_loss_inside_the_model_is_predicted_too(text: str) -> None:
+    """Its gradients of the logits, twice, are the peak of the plain step; 16 KiB are left for random states."""
+    torch.manual_seed(0)
+    model, batch = LanguageModel(), {"x": torch.randn(1000, 16), "labels": torch.randint(0, 500, (1000,))}
+    session = Session(Workload(module=model, batch=batch), CPU)
+    found = profile(session.workload, CPU)
+    assert all(weight.grad is None for weight in model.parameters())
+    placement = parse_strategy(text).place(outline(model))
+    units = {unit.path: at for at, unit in enumerate(found.units)}
+    predicted = simulate(found.chain("flops"), regions_of(find_sites(model, placement), units))
+    assert 0 <= predicted.peak_bytes - session.peak_bytes(placement) <= 2**14
+    assert predicted.peak_bytes > 3 * 1000 * 500 * 4
+
+
 def test_a_module_called_twice_is_no_region() -> None:
     block = nn.Sequential(nn.Linear(8, 8))
 
