@@ -136,7 +136,8 @@ def test_an_unknown_suite_offers_the_closest_and_a_file() -> None:
     with pytest.raises(SuiteError) as caught:
         load_suite("defualt")
     assert str(caught.value) == (
-        "unknown suite 'defualt': did you mean 'default'? known are default, examples, peers, smoke; "
+        "unknown suite 'defualt': did you mean 'default'? known are default, examples, peers, peers-time, "
+        "planners, smoke; "
         "your own is a path that ends in .toml"
     )
 
