@@ -11,24 +11,24 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.measuring.building import build
-from bench.measuring.session import Session
-from bench.measuring.step import Workload
-from bench.measuring.timing import schedule
-from bench.model_ref import ModelRef
-from bench.placing.apply import apply
-from bench.placing.outline import outline
-from bench.placing.placement import Placement
-from bench.placing.strategies import parse_strategy
-from bench.results.compare import frontier_sheets
-from bench.results.reading import read_run
-from bench.results.record import Measurement, Status, Timing
-from bench.results.statistics import step_ratio
-from bench.results.store import csv_text
+from rematbench.measuring.session import Session
+from rematbench.measuring.timing import schedule
+from rematbench.placement.placement import Placement
+from rematbench.placement.strategies import parse_strategy
+from rematbench.placing.apply import apply
+from rematbench.placing.outline import outline
+from rematbench.records.measurement import Measurement, Status, Timing
+from rematbench.records.run import read_run
+from rematbench.records.statistics import step_ratio
+from rematbench.records.store import csv_text
+from rematbench.reporting.compare import frontier_sheets
+from rematbench.suite.model_ref import ModelRef
+from rematbench.workload.building import build
+from rematbench.workload.step import Workload
 
 MODELS = ("plain.mlp?depth=12&width=256&batch=1024", "residual.conv_bn?width=16&batch=16&size=32")
 PLAIN = Placement(name="none")
-REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "cpu.csv"
+PLAIN = Path(__file__).parent.parent / "results" / "reference" / "cpu.csv"
 
 
 def session_of(model: str) -> Session:
@@ -60,7 +60,7 @@ def test_none_against_a_bare_loop(benchmark: BenchmarkFixture, model: str) -> No
             side()
 
     benchmark.pedantic(one_round, rounds=100, warmup_rounds=5)
-    ratio = step_ratio(Timing(step_s=tuple(ours[5:]), reference_s=tuple(bare[5:])))
+    ratio = step_ratio(Timing(step_s=tuple(ours[5:]), plain_s=tuple(bare[5:])))
     benchmark.extra_info.update(ratio=ratio.median, low=ratio.low, high=ratio.high)
     print(f"\n{model}: none over a bare loop {ratio.median:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]")
 
@@ -77,7 +77,7 @@ def test_identical_placements(benchmark: BenchmarkFixture, model: str) -> None:
         samples: dict[str, list[float]] = {"one": [], "other": []}
         for name in schedule(list(samples), seed=next(seeds), budget_s=1, clock=time.perf_counter, rounds=15):
             samples[name].append(session.timed_step(each))
-        intervals.append(step_ratio(Timing(step_s=tuple(samples["one"]), reference_s=tuple(samples["other"]))))
+        intervals.append(step_ratio(Timing(step_s=tuple(samples["one"]), plain_s=tuple(samples["other"]))))
 
     benchmark.pedantic(repetition, rounds=20)
     covered = sum(1 for found in intervals if found.low is not None and found.high and found.low <= 1 <= found.high)
@@ -101,7 +101,7 @@ def test_write_the_csv_of_a_thousand_rows(benchmark: BenchmarkFixture) -> None:
             device="cpu",
             dtype="float32",
             status=Status.OK,
-            timing=Timing(step_s=(0.1 + number / 1e6,) * 10, reference_s=(0.1,) * 10),
+            timing=Timing(step_s=(0.1 + number / 1e6,) * 10, plain_s=(0.1,) * 10),
             measured_at="2030-01-31T00:00:00+00:00",
         )
         for number in range(1000)
@@ -110,4 +110,4 @@ def test_write_the_csv_of_a_thousand_rows(benchmark: BenchmarkFixture) -> None:
 
 
 def test_read_and_compare_the_reference_run(benchmark: BenchmarkFixture) -> None:
-    benchmark(lambda: list(frontier_sheets(read_run(REFERENCE))))
+    benchmark(lambda: list(frontier_sheets(read_run(PLAIN))))

@@ -5,9 +5,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
-from bench import Placement, applied, apply, outline
-from bench.placing.placement import Region
-from bench.placing.strategies import parse_strategy
+from rematbench import Placement, applied, apply, outline
+from rematbench.placement.placement import Region
+from rematbench.placement.strategies import parse_strategy
 
 BLOCKS = 1000
 

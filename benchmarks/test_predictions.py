@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from bench.measuring.building import build
-from bench.measuring.planner import Planner
-from bench.measuring.session import Session
-from bench.suite import Device, load_suite
+from rematbench.measuring.session import Session
+from rematbench.planner.planner import Planner
+from rematbench.suite.suite import Device, load_suite
+from rematbench.workload.building import build
 
 POINTS = 12
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
-
-from bench.reporting.page import write_page
-from bench.results.record import Measurement, Timeline
 from tests.reporting.browser import open_page, opened_browser
 from tests.reporting.samples import case, stored
+
+from rematbench.records.measurement import Measurement
+from rematbench.reporting.page import write_page
+from rematbench.traces.timeline import Timeline
 
 MODELS, PLACEMENTS, POINTS = 20, 25, 241
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000"

@@ -4,27 +4,27 @@ from statistics import median
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from tests.solver.chains import long_chain
 
-from bench.planning.bound import least_cost
-from bench.planning.chain import Chain
-from bench.planning.schedule import Schedule
-from bench.planning.solve import POINTS, frontier, solve
-from tests.planning.chains import long_chain
+from rematbench.solver.bound import least_cost
+from rematbench.solver.chain import UnitChain
+from rematbench.solver.schedule import Schedule
+from rematbench.solver.solve import POINTS, frontier, solve
 
 
 @pytest.fixture(scope="module")
-def hundred() -> Chain:
+def hundred() -> UnitChain:
     return long_chain(100)
 
 
 @pytest.fixture(scope="module")
-def exact(hundred: Chain) -> tuple[Schedule, ...]:
+def exact(hundred: UnitChain) -> tuple[Schedule, ...]:
     return frontier(hundred, points=None)
 
 
 @pytest.mark.parametrize(("points", "stride"), [(48, 1), (POINTS, 1), (400, 1), (POINTS, 2), (POINTS // 4, 4), (24, 8)])
 def test_the_frontier_of_a_hundred_units(
-    benchmark: BenchmarkFixture, hundred: Chain, exact: tuple[Schedule, ...], points: int, stride: int
+    benchmark: BenchmarkFixture, hundred: UnitChain, exact: tuple[Schedule, ...], points: int, stride: int
 ) -> None:
     """`gap` is the cost above the optimum at the same peak, at most and as a median, as a share of one forward."""
     found = benchmark.pedantic(frontier, args=(hundred,), kwargs={"points": points, "stride": stride}, rounds=1)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from bench import __version__
-from bench.cli import main
-from bench.loading import reference_models
-from bench.placing.placement import Options
-from bench.placing.strategies import known_strategies
-from bench.suite import load_suite, shipped_suites
+from rematbench import __version__
+from rematbench.cli import main
+from rematbench.loading import reference_models
+from rematbench.placement.placement import Options
+from rematbench.placement.strategies import known_strategies
+from rematbench.suite.suite import load_suite, shipped_suites
 
 COMMAND = str(Path(sys.executable).parent / "rematbench")
 

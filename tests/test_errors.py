@@ -2,15 +2,19 @@
 
 import pytest
 
-import bench.errors
-from bench.errors import BenchError, unknown
+import rematbench.errors
+from rematbench.errors import RematbenchError, unknown
 
 KNOWN = ("sqrt", "each", "all")
-ERRORS = [error for error in vars(bench.errors).values() if isinstance(error, type) and issubclass(error, BenchError)]
+ERRORS = [
+    error
+    for error in vars(rematbench.errors).values()
+    if isinstance(error, type) and issubclass(error, RematbenchError)
+]
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_every_error_ends_the_command_with_two(error: type[BenchError]) -> None:
+def test_every_error_ends_the_command_with_two(error: type[RematbenchError]) -> None:
     assert error.exit_code == 2
     assert str(error("what, where, what to try")) == "what, where, what to try"
 

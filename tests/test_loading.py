@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from bench.errors import BenchError, ModelError, PlacementError
-from bench.loading import importable, load_attribute, reference_file, reference_models
+from rematbench.errors import ModelError, PlacementError, RematbenchError
+from rematbench.loading import importable, load_attribute, reference_file, reference_models
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -65,7 +65,7 @@ def test_a_file_outside_the_root(write: Write, tmp_path_factory: pytest.TempPath
 
 
 def test_a_module_that_is_installed(tmp_path: Path) -> None:
-    assert load_attribute("bench.loading:load_attribute", tmp_path) is load_attribute
+    assert load_attribute("rematbench.loading:load_attribute", tmp_path) is load_attribute
 
 
 @pytest.mark.parametrize("name", reference_models())
@@ -164,7 +164,9 @@ FILES = {
 
 @pytest.mark.parametrize("error", [ModelError, PlacementError])
 @pytest.mark.parametrize("reference", REFUSALS)
-def test_what_cannot_be_loaded_is_said_in_a_sentence(write: Write, reference: str, error: type[BenchError]) -> None:
+def test_what_cannot_be_loaded_is_said_in_a_sentence(
+    write: Write, reference: str, error: type[RematbenchError]
+) -> None:
     root = write(FILES)
     path = list(sys.path)
     with pytest.raises(error) as caught:
@@ -183,8 +185,8 @@ def test_the_cause_is_chained(write: Write, reference: str, cause: type[Exceptio
 
 
 def test_an_error_of_ours_passes_through(write: Write) -> None:
-    root = write({"net.py": "from bench.errors import DeviceError\nraise DeviceError('no such device')"})
-    with pytest.raises(BenchError, match=r"^no such device$"):
+    root = write({"net.py": "from rematbench.errors import DeviceError\nraise DeviceError('no such device')"})
+    with pytest.raises(RematbenchError, match=r"^no such device$"):
         load_attribute("net.py:build", root)
 
 

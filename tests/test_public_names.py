@@ -1,4 +1,4 @@
-"""What `from bench import …` offers to training code."""
+"""What `from rematbench import …` offers to training code."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-import bench
-from bench import Handle, Placement, applied, apply, outline
+import rematbench
+from rematbench import Handle, Placement, applied, apply, outline
 
 
 def test_training_code_in_full(tmp_path: Path) -> None:
@@ -25,6 +25,6 @@ def test_training_code_in_full(tmp_path: Path) -> None:
 
 
 def test_every_name_is_found_and_no_other() -> None:
-    assert all(getattr(bench, name) for name in bench.__all__)
+    assert all(getattr(rematbench, name) for name in rematbench.__all__)
     with pytest.raises(AttributeError, match="no attribute 'apples'"):
-        bench.apples  # noqa: B018
+        rematbench.apples  # noqa: B018

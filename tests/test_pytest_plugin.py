@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-import bench.pytest_plugin
-from bench.results.columns import COLUMNS, rows_of
-from bench.results.reading import MARGIN
-from bench.results.record import Environment, Equality, Flops, Measurement, Memory
-from bench.running.single import CaseFailedError, MeasuredCase
-from bench.suite import Suite
+import rematbench.pytest_plugin
+from rematbench.records.columns import COLUMNS, rows_of
+from rematbench.records.measurement import Environment, Equality, Flops, Measurement, Memory
+from rematbench.records.run import MARGIN
+from rematbench.running.single import CaseFailedError, MeasuredCase
+from rematbench.suite.suite import Suite
 
 pytest_plugins = ["pytester"]
 
 BASELINE = "remat-baseline.csv"
-PLUGIN = ("-p", "bench.pytest_plugin", "--strict-markers", "-p", "no:cacheprovider")
+PLUGIN = ("-p", "rematbench.pytest_plugin", "--strict-markers", "-p", "no:cacheprovider")
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     pytester.makeini("[pytest]")
 
     def run(tests: str, *options: str, measure: Callable[..., Any] = made_up, **outcome: Any) -> Ran:
-        monkeypatch.setattr(bench.pytest_plugin, "measure_single", lambda suite, _root: measure(suite, **outcome))
+        monkeypatch.setattr(rematbench.pytest_plugin, "measure_single", lambda suite, _root: measure(suite, **outcome))
         pytester.makepyfile(test_user=f"import pytest\n{tests}")
         return pytester.runpytest_inprocess(*PLUGIN, "-p", "no:benchmark", *options)
 
@@ -379,6 +379,8 @@ def build():
 MEASURED = """
 import sys
 import pytest
+
+import rematbench.pytest_plugin
 
 @pytest.mark.checkpoint_memory(limit="1 MiB")
 def test_fits(remat):

@@ -6,16 +6,16 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import geometric_mean
 
-from bench.placing.placement import Options
-from bench.placing.strategies import parse_strategy
-from bench.results.columns import COLUMNS
-from bench.results.compare import frontier_sheets
-from bench.results.reading import Cells, read_run
-from bench.units import format_flops
+from rematbench.placement.placement import Options
+from rematbench.placement.strategies import parse_strategy
+from rematbench.records.columns import COLUMNS
+from rematbench.records.run import Cells, read_run
+from rematbench.reporting.compare import frontier_sheets
+from rematbench.units import format_flops
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-REFERENCE = ROOT / "results" / "reference" / "cpu.csv"
+PLAIN = ROOT / "results" / "reference" / "cpu.csv"
 
 
 def between(name: str) -> str:
@@ -47,7 +47,7 @@ SHOWN = ("residual.conv_bn", "concat_skip.unet", "lstm_skip.lstm")
 
 def result_tables() -> str:
     """Return what `rematbench compare results/reference/cpu.csv --markdown` writes, for the models shown."""
-    sheets = frontier_sheets(read_run(REFERENCE))
+    sheets = frontier_sheets(read_run(PLAIN))
     return "\n\n".join(sheet.to_markdown() for sheet in sheets if sheet.title.startswith(SHOWN))
 
 

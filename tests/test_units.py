@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import BenchError
-from bench.units import (
+from rematbench.errors import RematbenchError
+from rematbench.units import (
     format_bytes,
     format_flops,
     format_mib,
@@ -143,7 +143,7 @@ def test_sizes_are_read(text: str, count: int) -> None:
     ],
 )
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(BenchError, match="is not a size: write 1") as refused:
+    with pytest.raises(RematbenchError, match="is not a size: write 1") as refused:
         parse_bytes(text)
     assert repr(text) in str(refused.value)
 
@@ -164,7 +164,7 @@ def test_a_printed_size_is_read_back(count: int) -> None:
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Nd"]), max_size=12))
 def test_text_without_a_number_is_no_size(text: str) -> None:
-    with pytest.raises(BenchError, match="is not a size"):
+    with pytest.raises(RematbenchError, match="is not a size"):
         parse_bytes(text)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.results.inspection import Inspection
+from rematbench.records.inspection import Inspection
 
 COMMAND = Path(sys.executable).parent / "rematbench"
 MODEL = """

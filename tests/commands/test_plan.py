@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import Placement
-from bench.results.reading import read_run
+from rematbench import Placement
+from rematbench.records.run import read_run
 
 COMMAND = Path(sys.executable).parent / "rematbench"
 MODEL = """

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from bench import cli
 from tests.reporting.samples import case, stored, toy
+
+from rematbench import cli
 
 Command = Callable[..., tuple[int, str, str]]
 

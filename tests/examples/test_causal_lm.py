@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.examples.training import assert_nothing_changes, equal, flops, peak_bytes, regions, seeded, step
 from torch import Tensor, nn
 
-from bench import Placement, applied, apply, outline
-from bench.errors import PlacementError
-from bench.placing.caches import cache_remarks
-from tests.examples.training import assert_nothing_changes, equal, flops, peak_bytes, regions, seeded, step
+from rematbench import Placement, applied, apply, outline
+from rematbench.errors import PlacementError
+from rematbench.inspecting.caches import cache_remarks
 
 transformers = pytest.importorskip("transformers", reason="the extra `examples` is not installed")
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-
-from bench import Placement, applied, outline
 from tests.examples.test_causal_lm import TOKENS, gpt2
 from tests.examples.training import STEPS, equal, regions
+
+from rematbench import Placement, applied, outline
 
 transformers = pytest.importorskip("transformers", reason="the extra `examples` is not installed")
 pytest.importorskip("accelerate", reason="the extra `examples` is not installed")

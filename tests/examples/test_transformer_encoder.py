@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tests.examples.training import assert_nothing_changes, equal, flops, peak_bytes, regions, seeded, step
 from torch import nn
 
-from bench import applied
-from tests.examples.training import assert_nothing_changes, equal, flops, peak_bytes, regions, seeded, step
+from rematbench import applied
 
 BATCH = (torch.randn(4, 16, 32, generator=torch.Generator().manual_seed(0)),)
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-
-from bench import Placement, applied
-from bench.errors import PlacementError
 from tests.examples.training import assert_nothing_changes, peak_bytes, regions, seeded, step
+
+from rematbench import Placement, applied
+from rematbench.errors import PlacementError
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `examples` is not installed")
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import Placement, applied
-from bench.measuring.flops import FlopMeter
-from bench.measuring.memory import CpuMeter
-from bench.measuring.step import Workload, loss_of, training_step
-from bench.placing.placement import Region
+from rematbench import Placement, applied
+from rematbench.measuring.flops import FlopMeter
+from rematbench.measuring.memory import CpuMeter
+from rematbench.placement.placement import Region
+from rematbench.workload.step import Workload, loss_of, training_step
 
 STEPS = 20
 Batch = tuple[Any, ...] | Mapping[str, Any]

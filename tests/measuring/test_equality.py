@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.measuring.equality import TOLERANCES, Outcome, compare, outcome_of
-from bench.measuring.step import Workload, training_step
+from rematbench.measuring.equality import TOLERANCES, Outcome, compare, outcome_of
+from rematbench.workload.step import Workload, training_step
 
 WEIGHT = torch.tensor([1.0, -2.0, 4.0])
 PLAIN = Outcome(

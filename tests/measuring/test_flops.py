@@ -17,8 +17,8 @@ from torch.utils.checkpoint import (
 )
 from torch.utils.flop_counter import flop_registry
 
-from bench.measuring import flops
-from bench.measuring.flops import FORMULAS, FREE_KERNELS, FlopCount, FlopMeter
+from rematbench.measuring import flops
+from rematbench.measuring.flops import FORMULAS, FREE_KERNELS, FlopCount, FlopMeter
 
 aten = torch.ops.aten
 LENGTH, BATCH, WIDTH, HIDDEN = 4, 3, 5, 7

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from bench.measuring import memory as memory_module
-from bench.measuring.building import build
-from bench.measuring.memory import CpuMeter, CudaMeter, MeterError, self_test
-from bench.measuring.step import Phases, Workload, clear_gradients, training_step
-from bench.measuring.tape import Reading
-from bench.model_ref import ModelRef
-from bench.placing.apply import applied
-from bench.placing.placement import Placement, Region
+from rematbench.measuring import memory as memory_module
+from rematbench.measuring.memory import CpuMeter, CudaMeter, MeterError, self_test
+from rematbench.placement.placement import Placement, Region
+from rematbench.placing.apply import applied
+from rematbench.suite.model_ref import ModelRef
+from rematbench.traces.replay import Reading
+from rematbench.workload.building import build
+from rematbench.workload.step import Phases, Workload, clear_gradients, training_step
 
 BATCH, WIDTH, DEPTH = 64, 48, 5
 ACTIVATION, WEIGHT, SCALAR = BATCH * WIDTH * 4, WIDTH * WIDTH * 4, 4

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from bench.loading import reference_models
-from bench.measuring.building import build, static_bytes
-from bench.measuring.session import Session
-from bench.measuring.step import Workload
-from bench.model_ref import ModelRef
-from bench.placing.outline import outline
-from bench.placing.placement import Placement
-from bench.placing.strategies import parse_strategy
-from bench.results.record import Equality
+from rematbench.loading import reference_models
+from rematbench.measuring.session import Session
+from rematbench.placement.placement import Placement
+from rematbench.placement.strategies import parse_strategy
+from rematbench.placing.outline import outline
+from rematbench.records.measurement import Equality
+from rematbench.suite.model_ref import ModelRef
+from rematbench.workload.building import build, static_bytes
+from rematbench.workload.step import Workload
 
 CPU = torch.device("cpu")
 PLAIN = Placement(name="none")
@@ -143,24 +143,6 @@ def test_of_a_compiled_model_no_block_is_told() -> None:
     found = Session(Workload(module=model, batch=(torch.ones(2, 4),)), CPU).measure(PLAIN).memory
     assert (found.held_by_block, found.at_peak) == (None, ())
     assert found.held_bytes > 0
-
-
-class Caching(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-
-    def forward(self, x: torch.Tensor) -> dict[str, object]:
-        y = self.layer(x)
-        return {"logits": y, "past_key_values": ((y, y + 1),)}
-
-
-def test_a_cache_in_the_output_is_remarked_on() -> None:
-    session = Session(Workload(module=Caching(), batch=(torch.ones(2, 4),)), CPU)
-    assert session.remarks() == [
-        "the model returns past_key_values, which keeps 64 B alive that regions would free: train with use_cache=False"
-    ]
-    assert Session(workload_of("plain.mlp"), CPU).remarks() == []
 
 
 def test_a_timed_step_is_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.measuring.timing import MAX_ROUNDS, MIN_ROUNDS, schedule
+from rematbench.measuring.timing import MAX_ROUNDS, MIN_ROUNDS, schedule
 
 NAMES = ("none", "each", "sqrt")
 

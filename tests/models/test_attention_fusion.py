@@ -6,7 +6,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
 from models import attention_fusion
 
 

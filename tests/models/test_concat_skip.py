@@ -8,9 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from models import concat_skip
+from torch import Tensor, nn
 
 
 @pytest.mark.parametrize(("inputs", "width"), [(3, 4), (5, 3), (1, 1)])

@@ -6,10 +6,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from models import intermediate
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-
-from models import intermediate
 
 
 @pytest.mark.parametrize("depth", [1, 4, 5])

@@ -4,7 +4,6 @@
 # (submodules are reached by name here, and torch types every such attribute as Tensor | Module)
 
 import torch
-
 from models import lstm_skip
 
 

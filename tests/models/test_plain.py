@@ -6,9 +6,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from models import plain
+from torch import nn
 
 
 def test_mlp_is_its_layers_in_order() -> None:

@@ -6,10 +6,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from models import residual
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-
-from models import residual
 
 
 @pytest.mark.parametrize(("depth", "span"), [(4, 1), (6, 3), (7, 3), (2, 4)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-SUITES = Path(__file__).parents[2] / "bench" / "suites"
+SUITES = Path(__file__).parents[2] / "bench" / "rematbench" / "suite" / "shipped"
 REFERENCE_MODELS = 15
 
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.errors import PlacementError
-from bench.placing.apply import applied, apply
-from bench.placing.outline import outline
-from bench.placing.placement import Placement, Region
-from bench.placing.strategies import parse_strategy
+from rematbench.errors import PlacementError
+from rematbench.placement.placement import Placement, Region
+from rematbench.placement.strategies import parse_strategy
+from rematbench.placing.apply import applied, apply
+from rematbench.placing.outline import outline
 
 Span = tuple[int, int]
 WIDTH, DEPTH = 4, 6

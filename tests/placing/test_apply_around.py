@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from bench.placing.apply import applied, apply
-from bench.placing.placement import Placement, Region
+from rematbench.placement.placement import Placement, Region
+from rematbench.placing.apply import applied, apply
 
 WIDTH = 4
 PLACEMENT = Placement(name="test", regions=(Region(path="blocks[0:2]"), Region(path="blocks[3]")))
@@ -72,7 +72,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 def pickled(model: nn.Module) -> nn.Module:
     written = pickle.dumps(model)
-    assert b"bench" not in written, "whoever loads the file need not have it"
+    assert b"rematbench" not in written, "whoever loads the file need not have it"
     loaded: nn.Module = pickle.loads(written)
     return loaded
 

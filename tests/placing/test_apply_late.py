@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.errors import PlacementError
-from bench.placing.apply import applied, apply
-from bench.placing.placement import Placement, Region
+from rematbench.errors import PlacementError
+from rematbench.placement.placement import Placement, Region
+from rematbench.placing.apply import applied, apply
 
 WIDTH, DEPTH = 4, 4
 Pass = Callable[[nn.Module, Tensor], Tensor]

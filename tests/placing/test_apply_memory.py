@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.measuring.memory import CpuMeter
-from bench.measuring.step import Workload, training_step
-from bench.measuring.tape import Reading
-from bench.placing.apply import applied
-from bench.placing.outline import outline
-from bench.placing.strategies import parse_strategy
+from rematbench.measuring.memory import CpuMeter
+from rematbench.placement.strategies import parse_strategy
+from rematbench.placing.apply import applied
+from rematbench.placing.outline import outline
+from rematbench.traces.replay import Reading
+from rematbench.workload.step import Workload, training_step
 
 BATCH, WIDTH, DEPTH = 512, 16, 16
 UNIT = BATCH * WIDTH * 4

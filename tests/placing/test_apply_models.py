@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.loading import load_attribute, reference_models
-from bench.measuring.step import Workload, training_step
-from bench.placing.apply import applied
-from bench.placing.outline import outline
-from bench.placing.strategies import known_strategies, parse_strategy
+from rematbench.loading import load_attribute, reference_models
+from rematbench.placement.strategies import known_strategies, parse_strategy
+from rematbench.placing.apply import applied
+from rematbench.placing.outline import outline
+from rematbench.workload.step import Workload, training_step
 
 EXAMPLES = [written.replace(":N", ":3").replace("PATTERN", "**.linear") for written, _ in known_strategies(every=False)]
 

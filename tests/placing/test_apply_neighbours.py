@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.placing.apply import applied
-from bench.placing.placement import Placement, Region
+from rematbench.placement.placement import Placement, Region
+from rematbench.placing.apply import applied
 
 WIDTH, DEPTH = 4, 4
 PLACEMENTS = [["blocks[0:4]"], ["blocks[1:3]"], ["blocks[0:4]", "blocks[0:3]", "blocks[1:3]", "blocks[1]"]]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.measuring.flops import FlopMeter
-from bench.placing import checkpointing
-from bench.placing.apply import applied
-from bench.placing.outline import outline
-from bench.placing.placement import SAVE_POLICIES, Placement, Region
-from bench.placing.strategies import parse_strategy
+from rematbench.measuring.flops import FlopMeter
+from rematbench.placement.placement import SAVE_POLICIES, Placement, Region
+from rematbench.placement.strategies import parse_strategy
+from rematbench.placing import checkpointing
+from rematbench.placing.apply import applied
+from rematbench.placing.outline import outline
 
 WIDTH = 8
 

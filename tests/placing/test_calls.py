@@ -5,15 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.placing.calls import (
-    Arguments,
-    Call,
-    argument_with,
-    carried,
-    first_difference,
-    versions,
-    written_since,
-)
+from rematbench.placing.calls import Arguments, Call, argument_with, carried, first_difference, versions, written_since
 
 X, Y, Z = torch.ones(2), torch.ones(2), torch.ones(2)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench.measuring.session import Session
-from bench.measuring.step import Workload
-from bench.placing import compiling
-from bench.placing.apply import applied, apply
-from bench.placing.placement import Placement
+from rematbench.measuring.session import Session
+from rematbench.placement.placement import Placement
+from rematbench.placing import compiling
+from rematbench.placing.apply import applied, apply
+from rematbench.workload.step import Workload
 
 CPU = torch.device("cpu")
 HALF, NOTHING = Placement(name="half", compile_budget=0.5), Placement(name="nothing", compile_budget=0.0)

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bench.loading import load_attribute, reference_models
-from bench.placing.outline import CONTAINERS, Chain, Outline, children_of, outline
+from rematbench.loading import load_attribute, reference_models
+from rematbench.placement.outline import Chain, Outline
+from rematbench.placing.outline import CONTAINERS, children_of, outline
 
 
 class Holder(nn.Module):

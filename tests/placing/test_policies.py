@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from bench.errors import PlacementError
-from bench.measuring.flops import FlopMeter
-from bench.placing.policies import Policy, load_policy, matmuls
+from rematbench.errors import PlacementError
+from rematbench.measuring.flops import FlopMeter
+from rematbench.placing.policies import Policy, load_policy, matmuls
 
 aten = torch.ops.aten
 WEIGHT = torch.randn(6, 6)

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.errors import PlacementError
-from bench.placing.outline import outline
-from bench.placing.placement import Placement, Region
-from bench.placing.sites import Site, covered_modules, find_sites
-from bench.placing.strategies import parse_strategy
+from rematbench.errors import PlacementError
+from rematbench.placement.placement import Placement, Region
+from rematbench.placement.strategies import parse_strategy
+from rematbench.placing.outline import outline
+from rematbench.placing.sites import Site, covered_modules, find_sites
 
 Span = tuple[int, int]
 LENGTH = 7

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.placing.placement import Placement, Region
-from bench.results.record import Measurement, Share, Skip, Structure, Timeline
-from bench.results.store import Store
-from tests.results.making import CPU, MIB, equality, measurement, memory, timing
+from tests.records.making import CPU, MIB, equality, measurement, memory, timing
+
+from rematbench.placement.placement import Placement, Region
+from rematbench.records.measurement import Measurement, Skip, Structure
+from rematbench.records.store import Store
+from rematbench.traces.timeline import Share, Timeline
 
 BLOCKS = ("blocks.0", "blocks.1", "blocks.2", "blocks.3")
 EVIL = "<img src=x onerror=alert(1)>"

@@ -1,10 +1,11 @@
 from pathlib import Path
 
-from bench.reporting.answers import answers
-from bench.reporting.gathering import models_of
-from bench.results.record import Share
+from tests.records.making import equality, memory
 from tests.reporting.samples import case, stored, toy
-from tests.results.making import equality, memory
+
+from rematbench.reporting.answers import answers
+from rematbench.reporting.gathering import models_of
+from rematbench.traces.timeline import Share
 
 
 def test_what_holds_the_peak_and_whether_training_stays_the_same(tmp_path: Path) -> None:

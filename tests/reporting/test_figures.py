@@ -4,13 +4,13 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from bench.reporting.figures import figures
-from bench.reporting.gathering import models_of
-from bench.reporting.listing import HEADINGS, lines
-from bench.reporting.page import as_script, page
-from bench.results.store import read_measurements
 from tests.reporting.samples import EVIL, case, stored, toy
+
+from rematbench.records.store import read_measurements
+from rematbench.reporting.figures import figures
+from rematbench.reporting.gathering import models_of
+from rematbench.reporting.listing import HEADINGS, lines
+from rematbench.reporting.page import as_script, page
 
 
 def test_every_timeline_peaks_at_its_row(tmp_path: Path) -> None:

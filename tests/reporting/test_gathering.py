@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import pytest
-
-from bench.errors import BenchError, StorageError
-from bench.reporting.gathering import Series, models_of
-from bench.results.store import RECORDS
 from tests.reporting.samples import case, stored, toy
+
+from rematbench.errors import RematbenchError, StorageError
+from rematbench.records.store import RECORDS
+from rematbench.reporting.gathering import Series, models_of
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_folder_cut_short_gives_what_is_whole(tmp_path: Path) -> None:
 
 
 def test_nothing_to_report_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="holds no rows"):
+    with pytest.raises(RematbenchError, match="holds no rows"):
         models_of([stored(tmp_path / "empty", [])])
     with pytest.raises(StorageError, match="No such file"):
         models_of([tmp_path / "gone"])

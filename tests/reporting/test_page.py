@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
-
-from bench.reporting.page import write_page
+from tests.records.making import CPU
 from tests.reporting.browser import Opened, open_page, opened_browser
 from tests.reporting.samples import EVIL, case, stored, toy
-from tests.results.making import CPU
+
+from rematbench.reporting.page import write_page
 
 TOY = "#model-0"
 

@@ -3,12 +3,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-
-from bench.errors import StorageError
-from bench.reporting.gathering import Model, models_of
-from bench.reporting.picture import trade, write_picture
-from bench.results.reading import CannotJudgeError
 from tests.reporting.samples import case, stored, toy
+
+from rematbench.errors import StorageError
+from rematbench.records.run import CannotJudgeError
+from rematbench.reporting.gathering import Model, models_of
+from rematbench.reporting.picture import trade, write_picture
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from bench.placing.placement import Placement, Region
-from bench.reporting.strip import arcs, brackets, held
-from bench.results.record import Skip, Structure
+from rematbench.placement.placement import Placement, Region
+from rematbench.records.measurement import Skip, Structure
+from rematbench.reporting.strip import arcs, brackets, held
 
 CHAIN = ("stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "head")
 

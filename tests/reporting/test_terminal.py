@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import pytest
-
-from bench.reporting.gathering import models_of
-from bench.reporting.terminal import plot
-from bench.results.record import Measurement
 from tests.reporting.samples import case, stored, toy
+
+from rematbench.records.measurement import Measurement
+from rematbench.reporting.gathering import models_of
+from rematbench.reporting.terminal import plot
 
 
 def drawn(folder: Path, cases: list[Measurement]) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import pytest
 
-from bench.results.record import Environment, Measurement, Memory, Status, Timing
-from bench.results.store import Store, read_measurements
-from bench.running import runner
-from bench.running.protocol import (
+from rematbench.placement.placement import PLAIN
+from rematbench.records.measurement import Environment, Measurement, Memory, Status, Timing
+from rematbench.records.store import Store, read_measurements
+from rematbench.running import runner
+from rematbench.running.protocol import (
     Began,
     Done,
     Failed,
@@ -22,8 +23,8 @@ from bench.running.protocol import (
     ResidentOrder,
     Timed,
 )
-from bench.running.runner import run_suite
-from bench.suite import REFERENCE, Device, Job, Suite
+from rematbench.running.runner import run_suite
+from rematbench.suite.suite import Device, Job, Suite
 
 Fate = Literal["ok", "measuring", "timing", "not a number", "resident"]
 """A placement does well, or fails at that stage, or has a loss that is no number."""
@@ -125,18 +126,18 @@ class StandIn:
         job = order.job
         if job.model.name in self._machine.unbuildable:
             yield Failed(placement="", status=Status.KILLED, message="building: killed")
-        if order.plain and self._machine.fate(job, REFERENCE) == "measuring":
-            yield Failed(placement=REFERENCE, status=Status.OUT_OF_MEMORY, message="plain step: too large")
+        if order.plain and self._machine.fate(job, PLAIN) == "measuring":
+            yield Failed(placement=PLAIN, status=Status.OUT_OF_MEMORY, message="plain step: too large")
         for name in order.measure:
             yield Began(placement=name, stage="measuring")
             yield self._measured(job, name)
         finite = [name for name in order.time if self._machine.fate(job, name) != "not a number"]
-        for name in dict.fromkeys([REFERENCE, *finite] if order.plain and finite else finite):
+        for name in dict.fromkeys([PLAIN, *finite] if order.plain and finite else finite):
             yield Began(placement=name, stage="timing")
             if self._machine.fate(job, name) == "timing":
                 yield Failed(placement=name, status=Status.TIMEOUT, message="timing: too long")
         for name in finite:
-            yield Timed(placement=name, timing=Timing(step_s=(1.0,), reference_s=(1.0,) if order.plain else ()))
+            yield Timed(placement=name, timing=Timing(step_s=(1.0,), plain_s=(1.0,) if order.plain else ()))
 
     def _measured(self, job: Job, name: str) -> Measured | Failed:
         fate = self._machine.fate(job, name)

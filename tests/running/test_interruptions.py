@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.results.record import Measurement, Status
-from bench.results.store import read_measurements
+from rematbench.records.measurement import Measurement, Status
+from rematbench.records.store import read_measurements
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench.running.malloc import GIVING_BACK, keeping
+from rematbench.running.malloc import GIVING_BACK, keeping
 
 _RESIDENT_AFTER_FREEING = """
 import ctypes, sys

@@ -11,11 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.errors import BenchError, StorageError
-from bench.results.record import Record, Status
-from bench.running import process
-from bench.running.process import Worker
-from bench.running.protocol import Began, Done, Failed, ProbeOrder, Refused
+from rematbench.errors import RematbenchError, StorageError
+from rematbench.record import Record
+from rematbench.records.measurement import Status
+from rematbench.running import process
+from rematbench.running.process import Worker
+from rematbench.running.protocol import Began, Done, Failed, ProbeOrder, Refused
 
 ORDER = ProbeOrder(device="cpu", threads=None)
 BEGAN = Began(placement="each", stage="measuring")
@@ -90,7 +91,7 @@ def test_messages_come_in_order_and_end_with_done(start: Start) -> None:
 
 def test_the_worker_is_started_so_that_no_file_of_the_user_can_stand_in_for_ours(start: Start) -> None:
     worker = start('began(" ".join(sys.argv[1:4])); say("done")')
-    assert said(worker)[0].placement == "-P -m bench.running.worker"
+    assert said(worker)[0].placement == "-P -m rematbench.running.worker"
 
 
 def test_it_gets_the_order_whole_and_its_variables(start: Start) -> None:
@@ -115,7 +116,7 @@ for piece in (line[:1], line[1:100_001], line[100_001:]):
     while piece:
         piece = piece[os.write(channel, piece):]
 """
-    with start(script) as worker, pytest.raises(BenchError, match=r"^é{200000}$"):
+    with start(script) as worker, pytest.raises(RematbenchError, match=r"^é{200000}$"):
         list(worker.messages())
 
 
@@ -227,14 +228,14 @@ def test_no_descriptor_is_left_open(start: Start) -> None:
 
 def test_a_refusal_is_the_users_to_mend(start: Start) -> None:
     script = f"os.write(channel, {json.dumps(Refused(message='mend it').model_dump())!r}.encode() + b'\\n')"
-    with start(script) as worker, pytest.raises(BenchError, match=r"^mend it$"):
+    with start(script) as worker, pytest.raises(RematbenchError, match=r"^mend it$"):
         list(worker.messages())
 
 
 def test_what_is_no_message_is_not_guessed_at(start: Start) -> None:
     with (
         start("os.write(channel, b'hello\\n')") as worker,
-        pytest.raises(BenchError, match="does not understand: b'hello"),
+        pytest.raises(RematbenchError, match="does not understand: b'hello"),
     ):
         list(worker.messages())
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.results.record import Environment, Measurement, Memory, Status, Timing
-from bench.running.progress import ProgressWatcher
-from bench.running.protocol import Began
-from bench.suite import Device, Suite
+from rematbench.records.measurement import Environment, Measurement, Memory, Status, Timing
+from rematbench.running.progress import ProgressWatcher
+from rematbench.running.protocol import Began
+from rematbench.suite.suite import Device, Suite
 
 JOB = Suite.model_validate({"name": "s", "models": ["net.py:build[red]"]}).jobs(Path("/root"), [Device(name="cpu")])[0]
 ENVIRONMENT = Environment(torch="2.13", python="3.11", device_name="Abacus", threads=2, allocator="", commit="")
 MEMORY = Memory(
     meter="m", static_bytes=1, peak_bytes=3 * 2**20, held_bytes=1, phase_peak_bytes={}, passes_peak_bytes=(1,)
 )
-TIMING = Timing(step_s=(0.5, 0.25, 0.75), reference_s=())
+TIMING = Timing(step_s=(0.5, 0.25, 0.75), plain_s=())
 
 
 def row(placement: str, status: Status = Status.OK, message: str = "", timing: Timing | None = None) -> Measurement:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bench.placing.placement import Placement, Region
-from bench.results.record import Environment, Equality, Flops, Measurement, Memory, Record, Status, Timing
-from bench.running.protocol import (
+from rematbench.placement.placement import Placement, Region
+from rematbench.record import Record
+from rematbench.records.measurement import Environment, Equality, Flops, Measurement, Memory, Status, Timing
+from rematbench.running.protocol import (
     MESSAGE,
     ORDER,
     Began,
@@ -26,7 +27,7 @@ from bench.running.protocol import (
     ResidentOrder,
     Timed,
 )
-from bench.suite import Device, Job, Suite
+from rematbench.suite.suite import Device, Job, Suite
 
 ENVIRONMENT = Environment(torch="2.13", python="3.11", device_name="a", threads=2, allocator="", commit="")
 JOB: Job = Suite.model_validate(
@@ -80,7 +81,7 @@ MESSAGES: list[Record] = [
     Probed(device=Device(name="cuda:0", capacity_bytes=2**37), environment=ENVIRONMENT, meter="64 MiB"),
     Began(placement="", stage="plain step"),
     Measured(measurement=measurement()),
-    Timed(placement="each", timing=Timing(step_s=(0.1, 1e-9), reference_s=())),
+    Timed(placement="each", timing=Timing(step_s=(0.1, 1e-9), plain_s=())),
     Resident(placement="each", resident_bytes=-4096),
     Failed(placement="each", status=Status.OUT_OF_MEMORY, message='{"kind":"done"}'),
     Refused(message="two\nlines"),

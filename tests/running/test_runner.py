@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from bench.errors import BenchError, DeviceError
-from bench.results.record import Status, Timing
-from bench.results.store import Store
-from bench.running.malloc import GIVING_BACK, keeping
-from bench.running.protocol import JobOrder, ProbeOrder, ResidentOrder
-from bench.suite import REFERENCE
 from tests.running.machine import ENVIRONMENT, NAMES, Fate, Machine, row, run, suite
+
+from rematbench.errors import DeviceError, RematbenchError
+from rematbench.placement.placement import PLAIN
+from rematbench.records.measurement import Status, Timing
+from rematbench.records.store import Store
+from rematbench.running.malloc import GIVING_BACK, keeping
+from rematbench.running.protocol import JobOrder, ProbeOrder, ResidentOrder
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def store(tmp_path: Path) -> Store:
 def test_where_nothing_fails_one_worker_does_a_model(store: Store) -> None:
     machine = Machine()
     rows = run(machine, suite("m", "n"), store)
-    assert list(rows) == [(model, name) for model in ("m", "n") for name in (REFERENCE, *NAMES)]
+    assert list(rows) == [(model, name) for model in ("m", "n") for name in (PLAIN, *NAMES)]
     assert all(row.status is Status.OK and row.timing for row in rows.values())
     assert [type(order) for order in machine.orders] == [ProbeOrder, JobOrder, JobOrder]
     for order in machine.jobs:
-        assert order.measure == order.time == (REFERENCE, *NAMES)
+        assert order.measure == order.time == (PLAIN, *NAMES)
         assert order.plain
 
 
@@ -39,17 +39,17 @@ def test_a_failure_takes_one_placement_out_and_a_fresh_worker_does_the_rest(stor
     assert rows["m", "each-but-last"].message == "measuring: went wrong"
     second = machine.jobs[1]
     assert second.measure == ("all", "sqrt")
-    assert second.time == (REFERENCE, "each", "all", "sqrt")
+    assert second.time == (PLAIN, "each", "all", "sqrt")
     assert second.plain
 
 
 def test_without_a_plain_step_the_others_are_measured_all_the_same(store: Store) -> None:
-    machine = Machine(fates={REFERENCE: "measuring"})
+    machine = Machine(fates={PLAIN: "measuring"})
     rows = run(machine, suite(), store)
-    assert rows["m", REFERENCE].status is Status.OUT_OF_MEMORY
+    assert rows["m", PLAIN].status is Status.OUT_OF_MEMORY
     assert [order.plain for order in machine.jobs] == [True, False]
     assert machine.jobs[1].measure == NAMES
-    assert all(rows["m", name].timing == Timing(step_s=(1.0,), reference_s=()) for name in NAMES)
+    assert all(rows["m", name].timing == Timing(step_s=(1.0,), plain_s=()) for name in NAMES)
 
 
 def test_what_fails_when_timed_keeps_what_was_measured(store: Store) -> None:
@@ -59,20 +59,20 @@ def test_what_fails_when_timed_keeps_what_was_measured(store: Store) -> None:
     assert (failed.status, failed.message, failed.timing) == (Status.TIMEOUT, "timing: too long", None)
     assert failed.memory is not None
     assert machine.jobs[1].measure == ()
-    assert machine.jobs[1].time == (REFERENCE, *NAMES[:3])
+    assert machine.jobs[1].time == (PLAIN, *NAMES[:3])
 
 
 def test_a_plain_step_that_fails_when_timed_leaves_the_others_their_times(store: Store) -> None:
-    rows = run(Machine(fates={REFERENCE: "timing"}), suite(), store)
-    assert rows["m", REFERENCE].status is Status.TIMEOUT
-    assert all(rows["m", name].timing == Timing(step_s=(1.0,), reference_s=()) for name in NAMES)
+    rows = run(Machine(fates={PLAIN: "timing"}), suite(), store)
+    assert rows["m", PLAIN].status is Status.TIMEOUT
+    assert all(rows["m", name].timing == Timing(step_s=(1.0,), plain_s=()) for name in NAMES)
 
 
 def test_a_model_that_cannot_be_built_fails_as_a_whole_and_the_next_is_run(store: Store) -> None:
     machine = Machine(unbuildable=("m",))
     rows = run(machine, suite("m", "n"), store)
-    assert {rows["m", name].message for name in (REFERENCE, *NAMES)} == {"building: killed"}
-    assert all(rows["n", name].status is Status.OK for name in (REFERENCE, *NAMES))
+    assert {rows["m", name].message for name in (PLAIN, *NAMES)} == {"building: killed"}
+    assert all(rows["n", name].status is Status.OK for name in (PLAIN, *NAMES))
     assert len(machine.jobs) == 2
 
 
@@ -92,7 +92,7 @@ def test_a_failed_row_says_where_it_was_run(store: Store) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     fates=st.fixed_dictionaries(
-        {name: st.sampled_from(["ok", "measuring", "timing", "not a number"]) for name in (REFERENCE, *NAMES)}
+        {name: st.sampled_from(["ok", "measuring", "timing", "not a number"]) for name in (PLAIN, *NAMES)}
     )
 )
 def test_whatever_fails_every_case_is_a_row_with_its_fate(
@@ -113,7 +113,7 @@ def test_the_resident_set_is_measured_in_a_process_of_its_own(store: Store, fate
     machine = Machine(fates={"each": fate, "all": "measuring"})
     rows = run(machine, suite(resident=True), store)
     orders = [order for order in machine.orders if isinstance(order, ResidentOrder)]
-    assert [order.placement for order in orders] == [REFERENCE, "each", "each-but-last", "sqrt"]
+    assert [order.placement for order in orders] == [PLAIN, "each", "each-but-last", "sqrt"]
     for order, variables in zip(machine.orders, machine.variables, strict=True):
         assert variables == (GIVING_BACK if isinstance(order, ResidentOrder) else keeping())
     assert rows["m", "sqrt"].resident_bytes == 7
@@ -130,7 +130,7 @@ def test_going_on_does_only_what_is_missing_or_failed(store: Store) -> None:
     first, second = machine.jobs
     assert first.measure == ("each", "all")
     assert first.time == ("each", "all", "sqrt")
-    assert second.measure == second.time == (REFERENCE, *NAMES)
+    assert second.measure == second.time == (PLAIN, *NAMES)
     assert all(row.status is Status.OK and row.message == "" and row.timing for row in rows.values())
 
 
@@ -148,7 +148,7 @@ def test_environments_are_never_mixed(store: Store) -> None:
     kept = json.loads((store.folder / "environment.json").read_text())
     kept["cpu"]["torch"] = "2.12"
     (store.folder / "environment.json").write_text(json.dumps(kept))
-    with pytest.raises(BenchError, match=r"another environment \(torch '2.12', now '2.13'\)"):
+    with pytest.raises(RematbenchError, match=r"another environment \(torch '2.12', now '2.13'\)"):
         run(Machine(), suite(), Store.resume(store.folder, ""))
 
 
@@ -157,7 +157,7 @@ def test_every_device_is_asked_first_and_has_rows_of_its_own(store: Store) -> No
     run(machine, suite(devices=["cpu", "cuda:0"]), store)
     assert [type(order) for order in machine.orders] == [ProbeOrder, ProbeOrder, JobOrder, JobOrder]
     assert [(row.device, row.placement) for row in store.measurements] == [
-        (device, name) for device in ("cpu", "cuda:0") for name in (REFERENCE, *NAMES)
+        (device, name) for device in ("cpu", "cuda:0") for name in (PLAIN, *NAMES)
     ]
 
 

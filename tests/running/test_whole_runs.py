@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.results.columns import COLUMNS
-from bench.results.store import Store, read_measurements
+from rematbench.records.columns import COLUMNS
+from rematbench.records.store import Store, read_measurements
 
 Ended = subprocess.CompletedProcess[str]
 Run = Callable[..., Ended]

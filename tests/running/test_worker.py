@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench.errors import DeviceError, ModelError
-from bench.results.record import Record, Status
-from bench.running.protocol import (
+from rematbench.errors import DeviceError, ModelError
+from rematbench.record import Record
+from rematbench.records.measurement import Status
+from rematbench.running.protocol import (
     MESSAGE,
     Began,
     Failed,
@@ -25,8 +26,8 @@ from bench.running.protocol import (
     ResidentOrder,
     Timed,
 )
-from bench.running.worker import Stopped, carry_out
-from bench.suite import Device, Suite
+from rematbench.running.worker import Stopped, carry_out
+from rematbench.suite.suite import Device, Suite
 
 SOURCE = """
 import torch
@@ -151,7 +152,7 @@ def test_a_job_is_built_once_and_its_placements_measured_in_turn_and_then_timed(
     assert [row.checkpointed_blocks for row in rows] == [0, 3, 3]
     times = {message.placement: message.timing for message in only(Timed, messages)}
     assert list(times) == [*NAMES]
-    assert all(len(timing.step_s) == 2 and timing.reference_s == times["none"].step_s for timing in times.values())
+    assert all(len(timing.step_s) == 2 and timing.plain_s == times["none"].step_s for timing in times.values())
 
 
 def test_what_an_earlier_worker_measured_is_timed_after_a_step_that_is_not_counted(
@@ -161,7 +162,7 @@ def test_what_an_earlier_worker_measured_is_timed_after_a_step_that_is_not_count
     stages = Counter(message.placement for message in only(Began, messages) if message.stage == "timing")
     assert stages == {"none": 2, "each": 3, "all": 2}
     times = {message.placement: message.timing for message in only(Timed, messages)}
-    assert {name: (len(timing.step_s), len(timing.reference_s)) for name, timing in times.items()} == {
+    assert {name: (len(timing.step_s), len(timing.plain_s)) for name, timing in times.items()} == {
         "each": (2, 2),
         "all": (2, 2),
     }
@@ -173,7 +174,7 @@ def test_without_a_plain_step_there_is_nothing_to_compare_with(job_order: Callab
     ((row,), (timed,)) = only(Measured, messages), only(Timed, messages)
     assert row.measurement.equality is None
     assert row.measurement.flops.recompute is None
-    assert timed.timing.reference_s == ()
+    assert timed.timing.plain_s == ()
 
 
 def test_a_loss_that_is_no_number_is_said_and_not_timed(job_order: Callable[..., JobOrder]) -> None:

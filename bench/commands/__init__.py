@@ -1,1 +1,0 @@
-"""The command line's verbs that work on finished runs, one file each."""

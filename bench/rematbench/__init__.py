@@ -1,0 +1,34 @@
+"""Measure, exactly, what activation-checkpoint placements save and cost.
+
+For training code: `Placement`, `apply`, `applied` and `plan`. They are imported when first asked for, as the command
+itself needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rematbench.placement.placement import Placement
+    from rematbench.placing.apply import Handle, applied, apply
+    from rematbench.placing.outline import outline
+    from rematbench.planner.plan import Plan, plan
+
+__version__ = "0.1.0"
+
+__all__ = ["Handle", "Placement", "Plan", "__version__", "applied", "apply", "outline", "plan"]
+
+_HOMES = {
+    "Handle": "rematbench.placing.apply",
+    "Plan": "rematbench.planner.plan",
+    "Placement": "rematbench.placement.placement",
+    "applied": "rematbench.placing.apply",
+    "apply": "rematbench.placing.apply",
+    "outline": "rematbench.placing.outline",
+    "plan": "rematbench.planner.plan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

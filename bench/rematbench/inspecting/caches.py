@@ -1,0 +1,58 @@
+"""Caches in a model's output, which keep alive what checkpointing would free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from rematbench.measuring.session import Session
+from rematbench.units import format_bytes
+from rematbench.workload.step import call
+
+_NAMES = ("past_key_values", "cache_params", "mems")
+"""Under these a model of the transformers library returns the states it keeps for generating the next token."""
+
+
+def remarks_on(session: Session) -> list[str]:
+    """Run a forward and say what is worth knowing about what the model returns."""
+    session.fresh()
+    return cache_remarks(call(session.workload))
+
+
+def cache_remarks(output: Any) -> list[str]:
+    """Return a sentence for every cache in the output of a training step's forward, with the bytes it keeps alive.
+
+    A cache is no error: gradients may well be right. But each of its tensors outlives the region that made it, and
+    a recomputation writes into it once more.
+    """
+    found = ((name, _held_bytes(_field(output, name))) for name in _NAMES)
+    return [
+        f"the model returns {name}, which keeps {format_bytes(held)} alive that regions would free: "
+        f"train with use_cache=False"
+        for name, held in found
+        if held
+    ]
+
+
+def _field(output: Any, name: str) -> Any:
+    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+
+
+def _held_bytes(cache: Any) -> int:
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in _tensors(cache, set())}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    """Yield every tensor that can be reached through containers and the attributes of objects."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    for item in (*inside, *getattr(value, "__dict__", {}).values()):
+        yield from _tensors(item, seen)

@@ -1,0 +1,228 @@
+"""Take a model's plain step apart: what each module costs, and what autograd keeps."""
+
+from __future__ import annotations
+
+import gc
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from rematbench.errors import ModelError
+from rematbench.inspecting.caches import remarks_on
+from rematbench.inspecting.saved import kept_tensors
+from rematbench.measuring.flops import FlopMeter
+from rematbench.measuring.session import Session
+from rematbench.placement.placement import PLAIN, Placement
+from rematbench.placing.outline import outline
+from rematbench.placing.parts import Forward, every_module, is_compiled, shadowed
+from rematbench.records.inspection import Inspection, ModuleCost
+from rematbench.suite.suite import Job
+from rematbench.traces.timeline import LOSS
+from rematbench.workload.building import static_bytes
+from rematbench.workload.devices import clock_for
+from rematbench.workload.environment import environment_of
+from rematbench.workload.step import Workload, call, forward_loss, loss_from
+
+_PLAIN_STEP = Placement(name=PLAIN)
+_ROUNDS = 5
+
+
+def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
+    """Run the passes that tell a model's modules and saved tensors, each from the same state, which is put back."""
+    workload = session.workload
+    forward_once(session)
+    readings = session.readings(_PLAIN_STEP, every=True)
+    reading = max(readings, key=lambda reading: reading.peak_bytes)
+    held = None if _is_opaque(workload.module) else reading.held_by_block
+    session.fresh()
+    kept = kept_tensors(workload)
+    modules = tuple(_modules(session, device, held))
+    remarks = (*_remarks(workload.module), *remarks_on(session))
+    session.fresh()
+    chains = outline(workload.module)
+    return Inspection(
+        model=job.model.name,
+        device=job.device,
+        dtype=job.settings.dtype,
+        modules=modules,
+        chains=tuple(map(str, dict.fromkeys((*chains.outermost, *chains.chains)))),
+        saved=kept.saved,
+        held_bytes=reading.held_bytes,
+        loss_bytes=held.get(LOSS, 0) if held is not None else None,
+        output_bytes=kept.output_bytes,
+        peak_bytes=reading.peak_bytes,
+        static_bytes=static_bytes(workload),
+        remarks=remarks,
+        environment=environment_of(device, job.model.root),
+    )
+
+
+def forward_once(session: Session) -> None:
+    """Run one step that is discarded: the first imports, tunes and allocates what none after it does.
+
+    Raises:
+        ModelError: there is no backward to keep anything for.
+    """
+    session.fresh()
+    _, loss = forward_loss(session.workload)
+    if not loss.requires_grad:
+        raise ModelError("the loss depends on nothing that requires a gradient, so nothing is kept for backward")
+    loss.backward()
+
+
+def _is_opaque(model: nn.Module) -> bool:
+    """Tell whether only the whole model can be watched: what runs inside is no call of a module's forward."""
+    return is_compiled(model) or isinstance(model, torch.jit.ScriptModule)
+
+
+def _remarks(model: nn.Module) -> Iterator[str]:
+    if _is_opaque(model):
+        how = "torch.compile" if is_compiled(model) else "torch.jit"
+        yield f"the model runs through {how}, which hides its modules: build it without to see them apart"
+
+
+def _watched(workload: Workload, around: Callable[[str, Forward], Forward]) -> Any:
+    """Run the model with every module's calls going through `around`, its own from outside."""
+    modules = {} if _is_opaque(workload.module) else every_module(workload.module)
+    with shadowed({path: module for path, module in modules.items() if path}, around):
+        return around("", lambda: call(workload))()
+
+
+def _modules(session: Session, device: torch.device, held: dict[str, int] | None) -> Iterator[ModuleCost]:
+    counts = _counted(session)
+    times = [_timed(session, device) for _ in range(_ROUNDS)]
+    for path, module in {"": session.workload.module, **every_module(session.workload.module)}.items():
+        if path in counts:
+            count = counts[path]
+            backward_s = [seconds for time in times if (seconds := time.backward_s(path)) is not None]
+            yield ModuleCost(
+                path=path,
+                class_name=type(module).__name__,
+                parameters=sum(parameter.numel() for parameter in module.parameters()),
+                outputs=count.outputs,
+                calls=count.calls,
+                own_bytes=held.get(path, 0) if held is not None else None,
+                forward_s=median(time.forward_s[path] for time in times),
+                backward_s=median(backward_s) if backward_s else None,
+                forward_flops=count.flops,
+            )
+
+
+@dataclass(kw_only=True)
+class _Count:
+    """What the calls of one module came to in one forward."""
+
+    outputs: tuple[tuple[int, ...], ...] = ()
+    calls: int = 0
+    flops: int | None = 0
+
+
+def _counted(session: Session) -> dict[str, _Count]:
+    """Run a forward that counts calls and FLOPs; FLOPs are absent where torch cannot run under a dispatch mode."""
+    try:
+        return _count(session, FlopMeter())
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        return _count(session, None)
+
+
+def _count(session: Session, meter: FlopMeter | None) -> dict[str, _Count]:
+    counts: dict[str, _Count] = defaultdict(_Count)
+
+    def around(path: str, forward: Forward) -> Forward:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            before = meter.read().flops if meter else 0
+            output = forward(*args, **kwargs)
+            count = counts[path]
+            count.outputs = count.outputs or _shapes(output)
+            count.calls += 1
+            count.flops = count.flops + meter.read().flops - before if meter and count.flops is not None else None
+            return output
+
+        return run
+
+    session.fresh()
+    with meter or nullcontext():
+        _watched(session.workload, around)
+    return counts
+
+
+def _shapes(output: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
+
+
+class _Stopwatch:
+    """Clocks one step: calls of modules in forward, and in backward the nodes of the graph that each module made."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._inside: list[str] = []
+        self._makers: dict[Any, str] = {}
+        self.forward_s: dict[str, float] = defaultdict(float)
+        self.own_backward_s: dict[str, float] = defaultdict(float)
+
+    def around(self, path: str, forward: Forward) -> Forward:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._claim((args, kwargs), self._inside[-1] if self._inside else LOSS)
+            self._inside.append(path)
+            start = self._clock()
+            try:
+                output = forward(*args, **kwargs)
+            finally:
+                self.forward_s[path] += self._clock() - start
+                self._inside.pop()
+            self._claim(output, path)
+            return output
+
+        return run
+
+    def step(self, workload: Workload) -> None:
+        loss = loss_from(workload, _watched(workload, self.around))
+        self._claim(loss, LOSS)
+        loss.backward()
+        self._makers.clear()
+
+    def backward_s(self, path: str) -> float | None:
+        """Return the seconds of a module and those inside it; None where it has no part in backward."""
+        inside = [
+            seconds
+            for maker, seconds in self.own_backward_s.items()
+            if maker == path or (maker != LOSS and maker.startswith(f"{path}." if path else ""))
+        ]
+        return sum(inside) if inside else None
+
+    def _claim(self, values: Any, maker: str) -> None:
+        """Give the nodes behind these values that nobody has claimed to who made them."""
+        leaves = (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor))
+        stack = [leaf.grad_fn for leaf in leaves]
+        while stack:
+            node = stack.pop()
+            if node is not None and node not in self._makers:
+                self._makers[node] = maker
+                self._time(node, maker)
+                stack += [following for following, _ in node.next_functions]
+
+    def _time(self, node: Any, maker: str) -> None:
+        started: list[float] = []
+        node.register_prehook(lambda _gradients: started.append(self._clock()))
+
+        def stop(_inputs: Any, _outputs: Any) -> None:
+            self.own_backward_s[maker] += self._clock() - started.pop()
+
+        node.register_hook(stop)
+
+
+def _timed(session: Session, device: torch.device) -> _Stopwatch:
+    session.fresh()
+    gc.collect()
+    watch = _Stopwatch(clock_for(device))
+    watch.step(session.workload)
+    return watch

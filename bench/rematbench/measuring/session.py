@@ -1,0 +1,228 @@
+"""One model on one device, built once: placements are applied, measured and removed in turn."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from rematbench.measuring.equality import Outcome, compare, outcome_of
+from rematbench.measuring.flops import FlopCount, FlopMeter
+from rematbench.measuring.memory import Meter, meter_for
+from rematbench.placement.placement import Placement
+from rematbench.placing.apply import applied
+from rematbench.placing.parts import is_compiled, marked
+from rematbench.records.measurement import Equality, Flops, Memory
+from rematbench.traces.replay import Reading
+from rematbench.traces.timeline import Phase, Timeline
+from rematbench.workload.building import optimizer_tensors, static_bytes
+from rematbench.workload.devices import clock_for, random_state, restore_random_state
+from rematbench.workload.step import Workload, clear_gradients, training_step
+
+PASSES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What is known of a placement before it is timed.
+
+    Attributes:
+        blocks: how many modules some region recomputes.
+        compile_s: by how much the first step took longer than the second, where the model is compiled.
+        equality: None without a plain step to compare with.
+        flops: None where torch cannot run the step under its dispatch mode.
+        timeline: of the greater memory pass; no two passes take the same times.
+    """
+
+    blocks: int
+    loss: float
+    memory: Memory
+    equality: Equality | None
+    flops: Flops | None
+    timeline: Timeline | None = field(default=None, compare=False)
+    compile_s: float | None = field(default=None, compare=False)
+
+
+class Session:
+    """A built model and the plain step it is compared with.
+
+    Every step starts from the same weights, buffers, optimizer state and random state, with all gradients None.
+    """
+
+    def __init__(self, workload: Workload, device: torch.device, meter: Meter | None = None) -> None:
+        self.workload = workload
+        self._device = device
+        self._meter = meter or meter_for(device)
+        self._clock = clock_for(device)
+        self._start = _State(workload, device)
+        self._plain: tuple[Outcome, Outcome] | None = None
+        self._plain_flops: int | None = None
+
+    def keep_plain(self) -> None:
+        """Run the plain step twice, to compare with and to know its noise, after one that is discarded."""
+        self._outcome()
+        self._plain = self._outcome(), self._outcome()
+        flops = self._flops()
+        self._plain_flops = flops.total if flops else None
+
+    @cached_property
+    def plain_peak_bytes(self) -> int | None:
+        """The plain step's peak above its start; None where there is no plain step to compare with."""
+        return self.peak_bytes(Placement(name="none")) if self._plain else None
+
+    def peak_bytes(self, placement: Placement) -> int:
+        """Meter a placement's step and return its peak, the greater of the passes."""
+        return _worst(self.readings(placement)).peak_bytes
+
+    def measure(self, placement: Placement) -> Findings:
+        """Apply a placement, measure everything but its time, and remove it."""
+        compiled = placement.compile_budget is not None
+        compile_s = self.timed_step(placement) - self.timed_step(placement) if compiled else None
+        with applied(self.workload.module, placement) as handle:
+            outcome = self._outcome()
+            equality = compare(*self._plain, outcome) if self._plain else None
+            # Under a dispatch mode, which counting needs, compiled code would run as if it were not.
+            flops = None if compiled else self._flops()
+        readings = self.readings(placement)
+        return Findings(
+            blocks=len(handle.blocks),
+            loss=float(outcome.loss),
+            memory=self._memory_of(readings, inside=not (compiled or is_compiled(self.workload.module))),
+            equality=equality,
+            flops=flops,
+            timeline=_worst(readings).timeline,
+            compile_s=compile_s,
+        )
+
+    def timed_step(self, placement: Placement) -> float:
+        """Return the seconds of one step under a placement; applying and removing it are not counted."""
+        with applied(self.workload.module, placement):
+            self.fresh()
+            start = self._clock()
+            training_step(self.workload)
+            return self._clock() - start
+
+    def fresh(self) -> None:
+        """Put the state before every step back: buffers, random state, no gradients."""
+        self._start.restore()
+        clear_gradients(self.workload)
+
+    def _outcome(self) -> Outcome:
+        self.fresh()
+        return outcome_of(self.workload, training_step(self.workload), self._device)
+
+    def readings(self, placement: Placement, *, every: bool = False) -> list[Reading]:
+        """Meter a placement's step in passes that should not differ; `every` marks the modules inside blocks too."""
+        readings = []
+        model, mark = self.workload.module, self._meter.block
+        # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself.
+        inside = marked(model, mark, every=every) if placement.compile_budget is None else nullcontext()
+        with inside, applied(model, placement), marked(model, mark):
+            for _ in range(PASSES):
+                self.fresh()
+                with _collected():
+                    readings.append(self._meter.read(lambda phases: training_step(self.workload, phases)))
+        return readings
+
+    def _memory_of(self, readings: list[Reading], *, inside: bool) -> Memory:
+        """Sum up what was read; by block only where the inside of the model could be watched."""
+        worst = _worst(readings)
+        return Memory(
+            meter=self._meter.name,
+            static_bytes=static_bytes(self.workload),
+            peak_bytes=worst.peak_bytes,
+            held_bytes=worst.held_bytes,
+            phase_peak_bytes=worst.phase_peak_bytes,
+            passes_peak_bytes=tuple(reading.peak_bytes for reading in readings),
+            reserved_bytes=worst.reserved_bytes,
+            held_by_block=worst.held_by_block if inside else None,
+            at_peak=worst.at_peak if inside else (),
+        )
+
+    def _flops(self) -> Flops | None:
+        try:
+            counts = self._count()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            # The same step has just run without the counter, so this is torch refusing the mode (flex attention).
+            traceback.print_exc()
+            return None
+        forward, total = counts["forward"].flops, counts["total"].flops
+        recompute = total - self._plain_flops if self._plain_flops is not None else None
+        return Flops(forward=forward, total=total, recompute=recompute, uncounted_ops=counts["total"].uncounted_ops)
+
+    def _count(self) -> dict[str, FlopCount]:
+        """Return what a step has counted by the end of each phase, and in total."""
+        counts: dict[str, FlopCount] = {}
+        self.fresh()
+        with FlopMeter() as meter:
+
+            @contextmanager
+            def phases(phase: Phase) -> Iterator[None]:
+                yield
+                counts[phase] = counts["total"] = meter.read()
+
+            training_step(self.workload, phases)
+        return counts
+
+
+def _worst(readings: list[Reading]) -> Reading:
+    return max(readings, key=lambda reading: reading.peak_bytes)
+
+
+@contextmanager
+def _collected() -> Iterator[None]:
+    """Hold the garbage collector still, so that what a reference cycle keeps is freed at the same point every time."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class _State:
+    """What a step may change, as it was: buffers, random state, and with an optimizer the weights and its state."""
+
+    def __init__(self, workload: Workload, device: torch.device) -> None:
+        self._workload = workload
+        self._device = device
+        self._random = random_state(device)
+        if workload.optimizer:
+            _settle(workload.optimizer)
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in self._changing()]
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for tensor, kept in self._tensors:
+                tensor.copy_(kept)
+        restore_random_state(self._random, self._device)
+
+    def _changing(self) -> list[torch.Tensor]:
+        module, optimizer = self._workload.module, self._workload.optimizer
+        tensors = list(module.buffers())
+        if optimizer:
+            tensors += module.parameters()
+            tensors += optimizer_tensors(optimizer)
+        return tensors
+
+
+def _settle(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer allocate its state by one step on zero gradients, the weights left where they were."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    before = [parameter.detach().clone() for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for parameter, kept in zip(parameters, before, strict=True):
+            parameter.copy_(kept)

@@ -1,0 +1,1 @@
+"""Placements as plain data: paths, regions, strategies, goals. Nothing here imports torch."""

@@ -1,0 +1,46 @@
+"""What a model offers to a placement: its chains of blocks and its module paths, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rematbench.placement.fingerprint import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A container whose children run one after the other; `blocks` names the children's classes."""
+
+    path: str
+    blocks: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __str__(self) -> str:
+        """Return `encoder.layers[0:6] × Layer`, or the classes there are."""
+        classes = ", ".join(dict.fromkeys(self.blocks))
+        return f"{self.path}[0:{len(self)}] × {classes}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A model as a placement sees it.
+
+    Attributes:
+        modules: class name by module path, in registration order, the model itself (`""`) first.
+        chains: every container that is not empty, in registration order.
+        outermost: the chains that strategies act on: those inside no other; chains of bare layers only where there is
+            nothing else, so that a head written as a `Sequential` is not taken for a stack of blocks.
+        parameters: shape by parameter path, in registration order; `()` for one not initialised yet.
+    """
+
+    modules: dict[str, str]
+    chains: tuple[Chain, ...]
+    outermost: tuple[Chain, ...]
+    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """What a placement for this model may carry, to be refused on any other: `Placement.fingerprint`."""
+        return fingerprint(self.modules, self.parameters)

@@ -1,0 +1,152 @@
+"""Apply a placement to one model instance, and undo it.
+
+Each region replaces the `forward` of its members as an instance attribute, so parameter names, `state_dict` and the
+hooks around a member stay what they were, and no model needs rewriting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch._compile import _disable_dynamo
+from torch.utils.checkpoint import CheckpointError
+
+from rematbench.errors import PlacementError
+from rematbench.placement.fingerprint import difference
+from rematbench.placement.placement import Placement
+from rematbench.placement.strategies import parse_strategy
+from rematbench.placing.checkpointing import Forward
+from rematbench.placing.compiling import compiled_call
+from rematbench.placing.outline import outline
+from rematbench.placing.region import RegionRun
+from rematbench.placing.sites import covered_modules, find_sites
+
+
+class Handle:
+    """A placement in force; `remove()` restores the model exactly, and does nothing the second time.
+
+    Attributes:
+        blocks: paths of the modules that are recomputed, outermost only.
+        regions: the regions at work.
+    """
+
+    def __init__(self, blocks: tuple[str, ...], regions: tuple[RegionRun, ...] = ()) -> None:
+        self.blocks = blocks
+        self.regions = regions
+        self._shadowed: list[tuple[nn.Module, Forward | None]] = []
+        self._compiled: tuple[nn.Module, Forward | None] | None = None
+
+    def shadow(self, module: nn.Module, forward: Forward) -> None:
+        """Put `forward` in front of the module's own, remembering an instance attribute that was there."""
+        self._shadowed.append((module, module.__dict__.get("forward")))
+        module.forward = _StandIn(forward, module.forward)
+
+    def compile(self, model: nn.Module, call: Forward) -> None:
+        """Put a compiled call in the place of the model's own, as `Module.compile` does."""
+        self._compiled = model, model._compiled_call_impl
+        model._compiled_call_impl = call
+
+    def remove(self) -> None:
+        """Give every member its own forward back, last replaced first, and keep nothing of a step broken off."""
+        for region in self.regions:
+            region.forget()
+        while self._shadowed:
+            module, previous = self._shadowed.pop()
+            if previous is None:
+                del module.forward
+            else:
+                module.forward = previous
+        if self._compiled is not None:
+            model, call = self._compiled
+            model._compiled_call_impl = call
+            self._compiled = None
+
+
+def apply(model: nn.Module, placement: Placement | str) -> Handle:
+    """Put a placement, or a strategy such as `each`, in force on this instance until `Handle.remove`.
+
+    A copy of the model, by `deepcopy` or pickle, is one with nothing applied.
+
+    Raises:
+        PlacementError: a region matches nothing, overlaps another, or cannot be built, or the placement was made for
+            another model; the model is then untouched.
+    """
+    if isinstance(placement, str):
+        placement = parse_strategy(placement).place(outline(model))
+    _refuse_other_model(placement, model)
+    sites = find_sites(model, placement)
+    handle = Handle(covered_modules(sites), tuple(RegionRun(site) for site in sites))
+    for site, region in zip(sites, handle.regions, strict=True):
+        for position, member in enumerate(site.members):
+            handle.shadow(member, region.forward_of(position))
+    if placement.compile_budget is not None:
+        handle.compile(model, compiled_call(model, placement.compile_budget))
+    return handle
+
+
+def _refuse_other_model(placement: Placement, model: nn.Module) -> None:
+    if placement.fingerprint is None:
+        return
+    problem = difference(placement.fingerprint, outline(model).fingerprint)
+    if problem is not None:
+        raise PlacementError(
+            f"placement {placement.name!r} was made for another model ({problem}): make it anew, or take its "
+            f"fingerprint away to use it as it is"
+        )
+
+
+@contextmanager
+def applied(model: nn.Module, placement: Placement | str) -> Iterator[Handle]:
+    """Hold a placement, or a strategy such as `each`, in force for the length of a `with` block.
+
+    Raises:
+        PlacementError: as `apply`; or what torch finds out in backward only, that a region cannot be recomputed.
+    """
+    handle = apply(model, placement)
+    try:
+        yield handle
+    except RuntimeError as error:
+        problem = _explained(error, handle)
+        if problem is None:
+            raise
+        raise problem from error
+    finally:
+        handle.remove()
+
+
+class _StandIn:
+    """Stands as a member's forward; in a copy of the model, the member's own forward stands there again."""
+
+    def __init__(self, forward: Forward, own: Forward) -> None:
+        self.__wrapped__ = own
+        self._forward = forward
+
+    # As torch.utils.checkpoint is itself: compiled code ends before a region and goes on behind it. The public name of
+    # this would import dynamo, a second's work, for everyone who only applies.
+    @_disable_dynamo
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._forward(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Forward]]:
+        return partial, (self.__wrapped__,)
+
+
+def _explained(error: RuntimeError, handle: Handle) -> PlacementError | None:
+    """Return what an error that torch raised in backward says about a region, None where it is about none."""
+    last = max(handle.regions, key=lambda region: region.recomputed, default=None)
+    if isinstance(error, CheckpointError) and last is not None and last.recomputed:
+        return PlacementError(
+            f"{last.title} did other things when it was recomputed than in its forward, so it depends on something "
+            f"that has changed in between (a cache it writes to, a counter, a random choice of its own): leave it out"
+        )
+    changed = next((region for region in handle.regions if region.read_what_changed()), None)
+    if changed is not None and "modified by an inplace operation" in str(error):
+        return PlacementError(
+            f"what was given to {changed.title} has been changed in place since, and it would be recomputed from the "
+            f"changed value: change a copy, or end the region after the change"
+        )
+    return None

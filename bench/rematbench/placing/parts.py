@@ -1,0 +1,107 @@
+"""The parts of a model that its memory is told by: the blocks of its chains, and what stands beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from torch import nn
+
+from rematbench.placing.outline import children_of, has_forward, outline
+
+Forward = Callable[..., Any]
+Mark = Callable[[str], AbstractContextManager[Any]]
+
+
+def parts(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the smallest modules that no chain is cut inside of, by path: blocks, and what has no chain in it.
+
+    The blocks are those of the outermost chains, which strategies act on. A model without chains is cut into its
+    children.
+    """
+    chains = {chain.path for chain in outline(model).outermost} or {""}
+    found = {path: module for path, module in _parts("", model, chains, set()) if has_forward(module)}
+    return found or {"": model}
+
+
+def _parts(path: str, module: nn.Module, chains: set[str], seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    inside = any(chain == path or chain.startswith(f"{path}." if path else "") for chain in chains)
+    if not inside:
+        yield path, module
+        return
+    for name, child in children_of(module):
+        child_path = f"{path}.{name}" if path else name
+        if path in chains:
+            yield child_path, child
+        else:
+            yield from _parts(child_path, child, chains, seen)
+
+
+def wholes(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the parts and every module around them that has a forward of its own, the outermost first."""
+    inner = parts(model)
+    around = {name for path in inner for name in _ancestors(path)}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {path: modules[path] for path in modules if path in inner or (path in around and has_forward(modules[path]))}
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def every_module(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every module that has a forward of its own, by its first path."""
+    return {path: module for path, module in model.named_modules() if has_forward(module)}
+
+
+@contextmanager
+def marked(model: nn.Module, mark: Mark, *, every: bool = False) -> Iterator[None]:
+    """Run every call of a part, and of a module around parts, inside `mark(path)`; undone on leaving.
+
+    With `every`, calls of modules inside parts too.
+    To be entered before a placement is applied, so that what the placement recomputes is marked as well. A compiled
+    model is left alone: its parts are no calls any more.
+    """
+    modules = {} if is_compiled(model) else every_module(model) if every else wholes(model)
+
+    def around(path: str, forward: Forward) -> Forward:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with mark(path):
+                return forward(*args, **kwargs)
+
+        return run
+
+    with shadowed(modules, around):
+        yield
+
+
+@contextmanager
+def shadowed(modules: Mapping[str, nn.Module], around: Callable[[str, Forward], Forward]) -> Iterator[None]:
+    """Put `around(path, forward)` in front of every module's forward, each module once; undone on leaving."""
+    before: dict[nn.Module, Forward | None] = {}
+    try:
+        for path, module in modules.items():
+            if module not in before:
+                before[module] = module.__dict__.get("forward")
+                module.forward = around(path, module.forward)
+        yield
+    finally:
+        for module, forward in before.items():
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Tell whether any module of a model runs through `torch.compile`; asked without importing what compiles."""
+    return any(
+        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+        for module in model.modules()
+    )

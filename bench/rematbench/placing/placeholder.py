@@ -1,0 +1,91 @@
+"""What a region hands out for the values between its blocks: tensors to pass on, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch.utils import _pytree as pytree
+
+from rematbench.errors import PlacementError
+
+_HARMLESS = frozenset(
+    "shape size ndim dim ndimension numel nelement element_size itemsize nbytes __len__ stride storage_offset layout "
+    "dtype device get_device is_cpu is_cuda is_mps is_xpu is_meta is_floating_point is_complex is_sparse is_quantized "
+    "is_nested is_leaf requires_grad _version is_inference is_contiguous names __repr__ __format__ "
+    # These return the tensor itself where there is nothing to convert; where there is, the dispatcher is asked next.
+    "to contiguous type_as".split()
+)
+"""What torch may be asked of a placeholder value: its kind, which it has, and never its elements or its gradient."""
+
+
+class Placeholder(torch.Tensor):
+    """Stands for a value between two blocks of one region, which is gone by the time the model's loop could use it.
+
+    It has the value's shape, strides, dtype and device but no memory, and a loop may do with it what leaves the value
+    alone: pass it on, keep it, ask for its shape. Whatever reads or changes the value raises `PlacementError`, so that
+    no loop can take the end of a region for its middle. What a loop does beside the value, as drawing a random number
+    or setting a flag on a module, is not seen.
+    """
+
+    _source: str
+    _consumer: str
+
+    @staticmethod
+    def __new__(cls, value: torch.Tensor, source: str, consumer: str) -> Placeholder:
+        """Stand in for `value`, which the block `source` returned and only the block `consumer` may be given."""
+        placeholder: Placeholder = torch.Tensor._make_wrapper_subclass(
+            cls,
+            value.shape,
+            strides=value.stride(),
+            storage_offset=value.storage_offset(),
+            dtype=value.dtype,
+            device=value.device,
+            requires_grad=value.requires_grad,
+        )
+        vars(placeholder).update(_source=source, _consumer=consumer)
+        return placeholder
+
+    def __setattr__(self, name: str, _value: Any) -> NoReturn:
+        """Refuse a note to the next block, which has run already."""
+        _refuse(f"attribute {name!r}", self)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        _types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = _name(func)
+        if name not in _HARMLESS:
+            _refuse(name, args, kwargs)
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, _types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> NoReturn:
+        _refuse(_name(func), args, kwargs)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"Placeholder(result of {self._source}, shape={tuple(self.shape)}, dtype={self.dtype})"
+
+
+def _name(func: Any) -> str:
+    """Return `mul` for a function or an operator, `shape` for the reading of a property."""
+    name = getattr(func, "__name__", str(func)).partition(".")[0]
+    if name == "__get__":
+        return func.__self__.__name__
+    return name
+
+
+def _refuse(use: str, *values: Any) -> NoReturn:
+    used = next(leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Placeholder))
+    raise PlacementError(
+        f"the model uses what {used._source} returns in {use}, not only as the input of {used._consumer}, "
+        f"and inside a region that value is not kept: end the region before {used._consumer}"
+    )

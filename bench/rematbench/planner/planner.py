@@ -1,0 +1,220 @@
+"""Find the best placement for a memory budget: profile the units, solve, measure, and take what fits as measured."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+
+from rematbench.errors import PlacementError
+from rematbench.measuring.session import Session
+from rematbench.placement.goal import Goal, Objective
+from rematbench.placement.placement import Placement
+from rematbench.placing.batch_norm import batch_norms
+from rematbench.placing.outline import outline
+from rematbench.planner.ckptplan import regions_by_ckptplan
+from rematbench.planner.in_step import timed_in_step
+from rematbench.planner.profile import Profile
+from rematbench.planner.profiling import profile
+from rematbench.planner.scheduled import placement_of
+from rematbench.records.measurement import PlanFacts, PlanPoint
+from rematbench.solver.bound import least_cost, least_working_set_bytes
+from rematbench.solver.chain import UnitChain
+from rematbench.solver.schedule import NOTHING, Schedule, UnitRegion, even_cuts
+from rematbench.solver.simulate import simulate
+from rematbench.solver.solve import LONG, frontier
+from rematbench.units import format_bytes
+from rematbench.workload.building import static_bytes
+
+_TRIES = 8
+"""How many points predicted above the budget are measured at most."""
+
+_SLACK = 0.03
+"""How much above the budget a prediction may lie and still be measured: the model errs on both sides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A placement that fits as measured, and what is known about it."""
+
+    placement: Placement
+    facts: PlanFacts
+
+
+class Planner:
+    """Plans for one session's model; its units are profiled, and each objective solved, once.
+
+    Args:
+        session: whose model it is.
+        device: it is on.
+        profiled: a profile made elsewhere; None measures one.
+    """
+
+    def __init__(self, session: Session, device: torch.device, profiled: Profile | None = None) -> None:
+        self._session = session
+        self._device = device
+        self._given = profiled
+        self._frontiers: dict[Objective, tuple[UnitChain, tuple[Schedule, ...]]] = {}
+        self._peaks: dict[tuple[object, ...], int] = {}
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The measured units."""
+        if self._given is not None:
+            return self._given
+        self._session.fresh()
+        return profile(self._session.workload, self._device)
+
+    @cached_property
+    def _timed(self) -> Profile:
+        """The profile with seconds as in a step, where the plain step is known to fit."""
+        if self._given is not None or self._session.plain_peak_bytes is None:
+            return self.profile
+        units = enumerate(self.profile.units)
+        each = [UnitRegion(start=at, stop=at + 1) for at, unit in units if unit.can_be_region]
+        return timed_in_step(self.profile, self._session, self._device, self._placement("each", each))
+
+    def frontier(self, objective: Objective) -> tuple[UnitChain, tuple[Schedule, ...]]:
+        """Return the cost model and every schedule that none beats by prediction."""
+        if objective not in self._frontiers:
+            chain = (self._timed if objective == "time" else self.profile).chain(objective)
+            self._frontiers[objective] = chain, frontier(chain)
+        return self._frontiers[objective]
+
+    def plan(self, goal: Goal) -> Planned:
+        """Return the cheapest placement whose measured peak fits the goal's budget.
+
+        Raises:
+            PlacementError: none fits; says the least peak that is reached, and the block that sets it.
+        """
+        static = static_bytes(self._session.workload)
+        chain, schedules = self.frontier(goal.minimise)
+        budget = self._budget(goal, static, schedules)
+        predicted = [self.predicted_peak_bytes(schedule) for schedule in schedules]
+        fitting = _Search(predicted, budget, lambda at: self.measured_peak_bytes(schedules[at]))
+        at = fitting.best()
+        if at is None:
+            raise PlacementError(self._infeasible(goal, static, chain, schedules))
+        chosen, more_tries = self._or_even(chain, schedules[at], budget)
+        facts = PlanFacts(
+            minimise=goal.minimise,
+            budget_bytes=budget,
+            budget_of=goal.budget_of,
+            predicted_peak_bytes=self.predicted_peak_bytes(chosen),
+            measured_peak_bytes=self.measured_peak_bytes(chosen),
+            predicted_cost=chosen.cost,
+            bound_cost=least_cost(chain, budget) if len(chain.units) <= LONG else None,
+            bound_peak_bytes=least_working_set_bytes(chain),
+            least_peak_bytes=self.predicted_peak_bytes(schedules[0]),
+            plain_cost=sum(unit.forward_cost for unit in chain.units),
+            predicted_ratio=self._predicted_ratio(goal, chosen),
+            tries=fitting.tries + more_tries,
+            below=_point([point for point in schedules if point.cost > chosen.cost], -1),
+            above=_point([point for point in schedules if point.cost < chosen.cost], 0),
+        )
+        return Planned(placement=self._placement(goal.name, chosen.regions), facts=facts)
+
+    def place_by_ckptplan(self, goal: Goal) -> Placement:
+        """Return what another planner makes of the same measures.
+
+        Raises:
+            PlacementError: it is not installed, or finds nothing.
+        """
+        return self._placement(goal.name, regions_by_ckptplan(goal, self.profile))
+
+    def _predicted_ratio(self, goal: Goal, schedule: Schedule) -> float | None:
+        plain_s = self._timed.step_s if goal.minimise == "time" else None
+        return 1 + schedule.cost / plain_s if plain_s else None
+
+    def _or_even(self, chain: UnitChain, chosen: Schedule, budget: int) -> tuple[Schedule, int]:
+        """Return an even cut of the chains if one that is cheaper fits as measured, though predicted not to."""
+        known = {regions: simulate(chain, regions) for regions in even_cuts(chain)}
+        cuts = [(figures.cost, figures.peak_bytes, regions) for regions, figures in known.items()]
+        near = [cut for cut in sorted(cuts) if cut[0] < chosen.cost and cut[1] <= budget * (1 + 2 * _SLACK)]
+        for tries, (cost, peak, regions) in enumerate(near[:_TRIES], start=1):
+            schedule = Schedule(regions=regions, peak_bytes=peak, cost=cost)
+            if self.measured_peak_bytes(schedule) <= budget:
+                return schedule, tries
+        return chosen, len(near[:_TRIES])
+
+    def _budget(self, goal: Goal, static: int, schedules: Sequence[Schedule]) -> int:
+        if goal.point is None:
+            plain = self._session.plain_peak_bytes
+            return goal.step_budget(static, plain)
+        k, n = goal.point
+        least, most = (self.measured_peak_bytes(schedules[end]) for end in (0, -1))
+        return least + (most - least) * (k - 1) // max(1, n - 1)
+
+    def predicted_peak_bytes(self, schedule: Schedule) -> int:
+        """Return the peak, with the random states that regions inside others hold from the first forward on."""
+        inside = sum(
+            any(
+                outer.start <= inner.start and inner.stop <= outer.stop and outer != inner for outer in schedule.regions
+            )
+            for inner in schedule.regions
+            if inner.save == NOTHING
+        )
+        return schedule.peak_bytes + inside * self.profile.region_bytes
+
+    def measured_peak_bytes(self, schedule: Schedule) -> int:
+        """Return the peak of a step under it, metered once for each set of regions."""
+        if schedule.regions not in self._peaks:
+            placement = self._placement("", schedule.regions)
+            self._peaks[schedule.regions] = self._session.peak_bytes(placement)
+        return self._peaks[schedule.regions]
+
+    def _placement(self, name: str, regions: Iterable[UnitRegion]) -> Placement:
+        model = self._session.workload.module
+        batch_norm: Literal["as-is", "once"] = "once" if batch_norms([model]) else "as-is"
+        return placement_of(name, self.profile, regions, batch_norm, outline(model).fingerprint)
+
+    def _infeasible(self, goal: Goal, static: int, chain: UnitChain, schedules: Sequence[Schedule]) -> str:
+        least = self.measured_peak_bytes(schedules[0])
+        unit = chain.units[simulate(chain, schedules[0].regions).peak_unit].name
+        whole = "" if goal.of_step else f", {format_bytes(least + static)} with what is there before it"
+        return (
+            f"{goal.name}: no placement fits; the least peak of the step is {format_bytes(least)}{whole}, set by {unit}"
+        )
+
+
+class _Search:
+    """Looks along a frontier, peaks rising and costs falling, for the cheapest point whose measured peak fits."""
+
+    def __init__(self, predicted: Sequence[int], budget: int, measured: Callable[[int], int]) -> None:
+        self._predicted = predicted
+        self._budget = budget
+        self._measured = measured
+        self.tries = 0
+
+    def best(self) -> int | None:
+        """Return the point's index; None if not even the first fits.
+
+        Points predicted a little above the budget may fit all the same: they are measured first, the cheapest of them
+        before the others. Below the budget, a point that does not fit lowers the sights by its error.
+        """
+        inside = bisect_right(self._predicted, self._budget) - 1
+        above = bisect_right(self._predicted, int(self._budget * (1 + _SLACK))) - 1
+        for at in range(min(above, inside + _TRIES), inside, -1):
+            if self._fits(at):
+                return at
+        at = inside
+        while at >= 0:
+            if self._fits(at):
+                return at
+            error = self._measured(at) - self._predicted[at]
+            at = min(at - 1, bisect_right(self._predicted, self._budget - error) - 1)
+        return 0 if self._predicted and self._fits(0) else None
+
+    def _fits(self, at: int) -> bool:
+        self.tries += 1
+        return self._measured(at) <= self._budget
+
+
+def _point(schedules: Sequence[Schedule], at: int) -> PlanPoint | None:
+    if not schedules:
+        return None
+    return PlanPoint(predicted_peak_bytes=schedules[at].peak_bytes, predicted_cost=schedules[at].cost)

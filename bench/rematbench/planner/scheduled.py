@@ -1,0 +1,37 @@
+"""A solver's schedule of units as a placement of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from rematbench.placement.placement import Placement, Region
+from rematbench.planner.profile import Profile
+from rematbench.solver import schedule
+
+
+def placement_of(
+    name: str,
+    profile: Profile,
+    regions: Iterable[schedule.UnitRegion],
+    batch_norm: Literal["as-is", "once"] = "as-is",
+    fingerprint: str | None = None,
+) -> Placement:
+    """Write every region as the path of its block, or as a slice of the chain that its blocks are of."""
+    written = [_written(_path(profile, region), region.save, batch_norm) for region in regions]
+    return Placement(name=name, regions=tuple(written), fingerprint=fingerprint)
+
+
+def _written(path: str, save: str, batch_norm: Literal["as-is", "once"]) -> Region:
+    if save == schedule.OFFLOAD:
+        return Region(path=path, save="everything", offload=True)
+    return Region(path=path, save=save, batch_norm=batch_norm)
+
+
+def _path(profile: Profile, region: schedule.UnitRegion) -> str:
+    first, last = profile.units[region.start], profile.units[region.stop - 1]
+    if first.chain is None:
+        return first.path
+    if first is last:
+        return f"{first.chain}[{first.position}]"
+    return f"{first.chain}[{first.position}:{last.position + 1}]"

@@ -1,0 +1,26 @@
+"""A baseline's file: the columns of a run, and the margin that each row is allowed."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from rematbench.records.columns import COLUMNS, cell_text
+from rematbench.records.run import MARGIN, Run
+
+
+def baseline_csv(run: Run, before: Run | None) -> str:
+    """Return a run as a baseline's CSV; a row that the baseline before it had keeps the margin it had there."""
+    kept = before.rows if before else {}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(column.name for column in COLUMNS), MARGIN])
+    for key, cells in run.rows.items():
+        margin = kept[key][MARGIN] if key in kept else cells[MARGIN]
+        writer.writerow([*(cell_text(cells[column.name]) for column in COLUMNS), margin or ""])
+    return text.getvalue()
+
+
+def with_row(baseline: Run | None, run: Run) -> Run:
+    """Return a baseline with the rows of a run put in or replaced; every other row stays."""
+    return Run(source=run.source, rows={**(baseline.rows if baseline else {}), **run.rows})

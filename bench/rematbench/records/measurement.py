@@ -1,0 +1,241 @@
+"""The raw records: one `Measurement` for each placement of each model, samples kept, absent things absent.
+
+Everything a person reads is derived from these and can be derived again later, on another machine.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from rematbench.placement.placement import Placement
+from rematbench.record import Record
+from rematbench.traces.timeline import Phase, Share, Timeline
+
+
+class Status(StrEnum):
+    """What became of a case."""
+
+    OK = "ok"
+    OUT_OF_MEMORY = "out_of_memory"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    KILLED = "killed"
+
+
+Verdict = Literal["bitwise", "noise", "close", "different"]
+Same = Literal["equal", "different"]
+
+
+class Environment(Record):
+    """What a number depends on besides the code under measure; rows of different environments are never mixed.
+
+    Attributes:
+        device_name: the processor's or the GPU's product name.
+        threads: intra-op threads of torch.
+        allocator: allocator settings found in the process environment, as `NAME=value` joined by spaces.
+        commit: of the repository the model comes from, with `+` for uncommitted changes; empty outside one.
+        capacity_bytes: a GPU's memory; None for a processor, which the machine shares.
+    """
+
+    torch: str
+    python: str
+    device_name: str
+    threads: int
+    allocator: str
+    commit: str
+    capacity_bytes: int | None = None
+
+
+class Memory(Record):
+    """Bytes that torch's allocator handed out, above the start of the step.
+
+    Attributes:
+        meter: how it was measured.
+        static_bytes: parameters, buffers, batch and optimizer state, each storage once.
+        peak_bytes: greatest sum of live bytes in the step.
+        held_bytes: live at the end of forward, the output and the loss included.
+        phase_peak_bytes: the greatest sum inside each phase.
+        passes_peak_bytes: the peak of every pass; they should not differ.
+        reserved_bytes: greatest number of bytes the caching allocator took from the device; CUDA only.
+        held_by_block: `held_bytes` by the path of the module that allocated them, in order of their first allocation;
+            None where the meter cannot tell.
+        at_peak: what `peak_bytes` were, the greatest first; empty where the meter cannot tell.
+    """
+
+    meter: str
+    static_bytes: int
+    peak_bytes: int
+    held_bytes: int
+    phase_peak_bytes: dict[Phase, int]
+    passes_peak_bytes: tuple[int, ...]
+    reserved_bytes: int | None = None
+    held_by_block: dict[str, int] | None = None
+    at_peak: tuple[Share, ...] = ()
+
+    @property
+    def peak_phase(self) -> Phase:
+        """The first phase that reaches the peak."""
+        return max(self.phase_peak_bytes, key=lambda phase: self.phase_peak_bytes[phase])
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether every pass found the same peak."""
+        return len(set(self.passes_peak_bytes)) == 1
+
+
+class Equality(Record):
+    """A step under a placement against the plain step from the same weights, batch and random state.
+
+    Attributes:
+        gradients: `bitwise`; `noise`, no further from the plain step than a second plain step is; `close`, within the
+            tolerances of `rematbench.measuring.equality`; or `different`.
+        gradients_max_abs_diff: greatest absolute difference over all gradients.
+        gradients_worst: the parameter that has it; empty when nothing differs.
+        buffer: the first buffer that differs; empty when none does.
+    """
+
+    gradients: Verdict
+    gradients_max_abs_diff: float
+    gradients_worst: str
+    loss: Same
+    buffers: Same
+    buffer: str
+    rng_state: Same
+
+
+class Flops(Record):
+    """Floating-point operations of one step by torch's convention (a multiply-add is two, only contractions count).
+
+    Attributes:
+        forward: in the forward pass.
+        total: in the whole step.
+        recompute: what the placement adds to the plain step; None without a plain step.
+        uncounted_ops: operators on floats that have no formula, by name.
+    """
+
+    forward: int
+    total: int
+    recompute: int | None = None
+    uncounted_ops: tuple[str, ...]
+
+
+class Timing(Record):
+    """Seconds a step, one sample a round; `plain_s` are the plain step's samples of the same rounds."""
+
+    step_s: tuple[float, ...]
+    plain_s: tuple[float, ...]
+
+
+class PlanPoint(Record):
+    """A neighbour of a plan on the predicted frontier; cost as in `PlanFacts`."""
+
+    predicted_peak_bytes: int
+    predicted_cost: float
+
+
+class PlanFacts(Record):
+    """How a planned placement was found. Peaks are of the step, above its start; costs in seconds or in FLOPs.
+
+    Attributes:
+        budget_bytes: of the step.
+        budget_of: the placement whose measured peak it is, if it was given as one.
+        predicted_cost, bound_cost: recomputed by the plan, and at least by any schedule of whole units within the
+            budget (`rematbench.solver.bound`); None where that was not worked out.
+        bound_peak_bytes: no schedule of whole units peaks lower.
+        least_peak_bytes: the lowest that a plan reaches, as predicted.
+        predicted_ratio: of the step's time to the plain step's; None where units were timed by themselves only.
+        plain_cost: of one forward, to set costs against.
+        tries: placements measured until this one.
+        below, above: the next points of the frontier.
+    """
+
+    minimise: Literal["time", "flops"]
+    budget_bytes: int
+    predicted_peak_bytes: int
+    measured_peak_bytes: int
+    predicted_cost: float
+    bound_cost: float | None
+    bound_peak_bytes: int
+    least_peak_bytes: int
+    plain_cost: float
+    tries: int
+    predicted_ratio: float | None = None
+    budget_of: str | None = None
+    below: PlanPoint | None = None
+    above: PlanPoint | None = None
+
+
+class Skip(Record):
+    """A tensor that one block makes and a block further down the model still takes in.
+
+    Attributes:
+        source: the block that made it; `""` where it comes with the batch.
+        target: the last block that takes it in.
+    """
+
+    source: str
+    target: str
+    bytes: int
+    shape: tuple[int, ...]
+
+
+class Structure(Record):
+    """A model as its step runs it: the blocks in the order of their first calls, and what skips past some of them."""
+
+    blocks: tuple[str, ...]
+    skips: tuple[Skip, ...] = ()
+
+
+class Measurement(Record):
+    """One placement of one model on one device.
+
+    Attributes:
+        placement: as named in the suite; `regions` is what it came to on this model.
+        message: why the status is not ok, or what is worth knowing about a row that is.
+        checkpointed_blocks: modules that some region recomputes, outermost regions only.
+        timeline: of the memory pass with the greater peak; None where the meter cannot tell.
+        plan: how it was found, where a planner made it.
+        compile_s: what compiling took, where the placement compiles; no part of the step.
+        structure: of the model; in the plain row only.
+        resident_bytes: growth of the peak resident set over a step, in a process of its own; on request.
+        measured_at: UTC, ISO 8601.
+    """
+
+    suite: str
+    model: str
+    placement: str
+    device: str
+    dtype: str
+    status: Status
+    message: str = ""
+    regions: Placement | None = None
+    checkpointed_blocks: int | None = None
+    memory: Memory | None = None
+    equality: Equality | None = None
+    flops: Flops | None = None
+    timing: Timing | None = None
+    timeline: Timeline | None = None
+    compile_s: float | None = None
+    structure: Structure | None = None
+    plan: PlanFacts | None = None
+    resident_bytes: int | None = None
+    environment: Environment | None = None
+    measured_at: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What identifies a row within a run: model, placement, device, dtype."""
+        return self.model, self.placement, self.device, self.dtype
+
+    @property
+    def plain_key(self) -> tuple[str, str, str, str]:
+        """The key of the plain row this one is compared to."""
+        return self.model, "none", self.device, self.dtype
+
+    @property
+    def target_key(self) -> tuple[str, str, str, str] | None:
+        """The key of the row at whose peak this one was planned; None for any other."""
+        if self.plan is None or self.plan.budget_of is None:
+            return None
+        return self.model, self.plan.budget_of, self.device, self.dtype

@@ -1,0 +1,289 @@
+"""A run's folder: raw records appended as they come, and the CSV derived from them.
+
+results/<suite>-<timestamp>/measurements.jsonl   raw, with samples; the last line of a key is its row
+                            results.csv          one line a row, `rematbench.records.columns`
+                            environment.json     what every row of the run shares
+                            suite.toml           the suite as run, overrides included
+results/latest -> the run last begun
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from rematbench.errors import StorageError
+from rematbench.records.columns import COLUMNS, cell_text, rows_of
+from rematbench.records.measurement import Environment, Measurement
+
+RECORDS = "measurements.jsonl"
+
+
+class Store:
+    """One run's folder, open for writing; what is in it survives whatever ends the run.
+
+    Attributes:
+        folder: the run's folder.
+        environments: what the rows share, by device.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environments = _read_environments(folder / "environment.json")
+        self._rows = {row.key: row for row in read_measurements(folder)}
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """Every row so far, in the order they were first measured."""
+        return list(self._rows.values())
+
+    @classmethod
+    def begin(cls, folder: Path, suite_toml: str) -> Store:
+        """Open a folder for a new run and keep the suite as run.
+
+        Raises:
+            StorageError: the folder already holds a run, or cannot be written.
+        """
+        made_folder(folder)
+        if (folder / RECORDS).exists():
+            raise StorageError(f"{folder} already holds a run: choose another --out, or go on with it by --resume")
+        write_whole(folder / "suite.toml", suite_toml)
+        write_whole(folder / RECORDS, "")
+        return cls(folder)
+
+    @classmethod
+    def resume(cls, folder: Path, suite_toml: str) -> Store:
+        """Open a run's folder to go on with it; a line that a crash cut short is dropped.
+
+        Raises:
+            StorageError: there is no run, or it is of another suite or other settings.
+        """
+        store = cls(folder)
+        kept = folder / "suite.toml"
+        if not kept.exists() or kept.read_bytes() != suite_toml.encode():
+            raise StorageError(f"{folder} ran another suite, or with other settings: give the same, or begin a new run")
+        store._replace(RECORDS, "".join(map(_line, store._rows.values())))
+        return store
+
+    def keep_environment(self, device: str, environment: Environment) -> None:
+        """Note what the rows of a device share.
+
+        Raises:
+            StorageError: the folder already has rows from another environment.
+        """
+        before = self.environments.get(device)
+        changes = _changes(before, environment) if before and self._rows else ""
+        if changes:
+            raise StorageError(f"{self.folder} was measured in another environment ({changes}): begin a new run")
+        self.environments[device] = environment
+        shared = {name: entry.model_dump() for name, entry in self.environments.items()}
+        self._replace("environment.json", json.dumps(shared, indent=2) + "\n")
+
+    def add(self, measurement: Measurement) -> None:
+        """Append a row, or a fuller version of one, and bring the CSV up to date.
+
+        Raises:
+            StorageError: it cannot be written; every earlier row is still whole.
+        """
+        self._append(_line(measurement))
+        self._rows[measurement.key] = measurement
+        self._replace("results.csv", csv_text(self.measurements))
+
+    def _append(self, line: str) -> None:
+        path = self.folder / RECORDS
+        with _explained(path), path.open("ab", buffering=0) as file:
+            whole = file.tell()
+            rest = memoryview(line.encode())
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)
+                raise
+
+    def _replace(self, name: str, text: str) -> None:
+        write_whole(self.folder / name, text)
+
+
+def _read_environments(path: Path) -> dict[str, Environment]:
+    if not path.exists():
+        return {}
+    try:
+        return {device: Environment.model_validate(entry) for device, entry in json.loads(path.read_bytes()).items()}
+    except ValueError as error:
+        raise StorageError(f"{path} is not as rematbench writes it: begin a new run") from error
+
+
+def _changes(before: Environment, now: Environment) -> str:
+    fields = [name for name in Environment.model_fields if getattr(before, name) != getattr(now, name)]
+    return ", ".join(f"{name} {getattr(before, name)!r}, now {getattr(now, name)!r}" for name in fields)
+
+
+def _line(measurement: Measurement) -> str:
+    return measurement.model_dump_json(exclude_none=True) + "\n"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an `OSError` about a path into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: {error.strerror or error}; is the disk full or the folder not writable?"
+        ) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that nobody ever sees half of it.
+
+    Raises:
+        StorageError: it cannot be written; what was there before still is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with _explained(path):
+        try:
+            temporary.write_text(text, encoding="utf-8", newline="")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def made_folder(folder: Path) -> Path:
+    """Return a folder, made if it was not there.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def new_folder(results: Path, suite: str, now: datetime | None = None) -> Path:
+    """Make `results/<suite>-<timestamp>`, which no other run has; what is no part of a file name becomes `-`.
+
+    Raises:
+        StorageError: the results folder cannot be written.
+    """
+    stamp = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
+    name = re.sub(r"[^\w.-]+", "-", suite, flags=re.ASCII)
+    with _explained(results):
+        results.mkdir(parents=True, exist_ok=True)
+        for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+            folder = results / f"{name}-{stamp}{suffix}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    raise StorageError(f"{results}: a hundred runs of {suite} began in the same second")
+
+
+def point_latest(folder: Path) -> None:
+    """Point `latest` beside the folder at it; a file system without links goes without."""
+    link = folder.parent / "latest"
+    temporary = folder.parent / f".latest.{os.getpid()}"
+    if link.is_dir() and not link.is_symlink():
+        return
+    try:
+        temporary.symlink_to(folder.name, target_is_directory=True)
+        temporary.replace(link)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def latest(results: Path) -> Path:
+    """Return the run that `latest` points to now, by its own name: the link moves when another run begins."""
+    return results / (results / "latest").resolve().name
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder for the length of a `with` block; the lock never outlives this process.
+
+    Raises:
+        StorageError: another run is writing to it, or there is no such folder.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"{folder} holds no run: {error.strerror}") from error
+    try:
+        _lock(folder, descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def new_run(out: Path | None, results: Path, name: str, suite: str) -> Iterator[Store]:
+    """Begin a run for the length of a `with` block, held against other writers.
+
+    Args:
+        out: the folder to use; None makes one of its own in `results`, to which `latest` then points.
+        name: of the suite, for the folder's name.
+        suite: as it is written into the folder.
+
+    Raises:
+        StorageError: the folder cannot be made, holds a run, or is another's.
+    """
+    folder = made_folder(out) if out else new_folder(results, name)
+    with sole_writer(folder):
+        store = Store.begin(folder, suite)
+        if out is None:
+            point_latest(folder)
+        yield store
+
+
+def _lock(folder: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StorageError(f"{folder}: another run is writing to it; wait for its end, or begin a new run") from error
+    except OSError:
+        return  # a file system without locks goes without
+
+
+def read_measurements(folder: Path) -> list[Measurement]:
+    """Read a run's rows; a last line cut short by a crash is left out.
+
+    Raises:
+        StorageError: there are no records, or a line in their midst is none.
+    """
+    path = folder / RECORDS
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise StorageError(f"{folder} holds no run: {path.name}: {error.strerror}") from error
+    rows: dict[tuple[str, str, str, str], Measurement] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            measurement = Measurement.model_validate_json(line)
+        except ValidationError as error:
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            raise StorageError(f"{path}, line {number} is no measurement of this version of rematbench") from error
+        rows[measurement.key] = measurement
+    return list(rows.values())
+
+
+def csv_text(measurements: list[Measurement]) -> str:
+    """Derive `results.csv`; an absent number is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in COLUMNS)
+    for row in rows_of(measurements):
+        writer.writerow(cell_text(column.value(row)) for column in COLUMNS)
+    return text.getvalue()

@@ -1,0 +1,107 @@
+"""What a page says in words: what holds the memory at its peak, and whether training stays the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rematbench.records.measurement import Memory, Status
+from rematbench.reporting.gathering import Entry, Model, Series
+from rematbench.traces.timeline import LOSS
+from rematbench.units import format_bytes, format_percent
+
+_KINDS = {
+    "kept": "kept since forward for backward",
+    "recomputed": "recomputed in backward",
+    "gradients": "gradients of parameters",
+    "transient": "transients, freed before their phase ends",
+    "optimizer": "allocated by the optimizer",
+}
+
+
+def answers(model: Model) -> list[str]:
+    """Return the sentences about a model, on its peak and on training; one that not all series share says whose."""
+    said: dict[str, list[str]] = {}
+    for series in model.series:
+        for sentence in (*_peak(series), *_training(series.entries), *_failed(series.entries)):
+            said.setdefault(sentence, []).append(series.label)
+    return [
+        sentence if len(labels) == len(model.series) else f"{', '.join(labels)}: {sentence}"
+        for sentence, labels in said.items()
+    ]
+
+
+def kind_text(kind: str) -> str:
+    """Return a kind of a share of the peak in words."""
+    return _KINDS[kind]
+
+
+def block_text(block: str) -> str:
+    """Return a module's path as a person reads it."""
+    return {"": "the model itself", LOSS: "the loss and backward"}.get(block, block)
+
+
+def _peak(series: Series) -> Iterator[str]:
+    memory = series.plain.record.memory if series.plain and series.plain.record else None
+    if memory is None or not memory.at_peak:
+        return
+    yield (
+        f"Under none the step peaks {format_bytes(memory.peak_bytes)} above its start, in {memory.peak_phase}; "
+        f"{' and '.join(_holders(memory))}. On top come {format_bytes(memory.static_bytes)} that are there before it: "
+        "parameters, buffers, batch and optimizer state."
+    )
+
+
+def _holders(memory: Memory) -> Iterator[str]:
+    """Name the two kinds that hold most at the peak, and where the first of them lies."""
+    kinds: Counter[str] = Counter()
+    for share in memory.at_peak:
+        kinds[share.kind] += share.bytes
+    total = sum(kinds.values()) or 1
+    for place, (kind, count) in enumerate(kinds.most_common(2)):
+        where = f", {_largest(memory, kind)}" if place == 0 else ""
+        yield f"{format_percent(count / total)} of that is {_KINDS[kind]}{where}"
+
+
+def _largest(memory: Memory, kind: str) -> str:
+    """Name the block with most of a kind, or how many have as much."""
+    shares = [share for share in memory.at_peak if share.kind == kind]
+    most = max(share.bytes for share in shares)
+    first, *others = [share for share in shares if share.bytes == most]
+    if others:
+        return f"most in {len(others) + 1} blocks alike ({format_bytes(most)} in each of them)"
+    return f"most in {block_text(first.block)} ({format_bytes(most)})"
+
+
+def _training(entries: Sequence[Entry]) -> Iterator[str]:
+    judged = [entry for entry in entries if entry.cells["gradients"] is not None]
+    changed = [entry for entry in judged if entry.cells["gradients"] == "different"]
+    touched = [entry for entry in judged if entry.cells["buffers"] == "different"]
+    if changed:
+        yield f"Training changes: gradients are different under {_names(changed)}."
+    elif judged:
+        bitwise = sum(entry.cells["gradients"] == "bitwise" for entry in judged)
+        extent = "every placement" if bitwise == len(judged) else f"{bitwise} of {len(judged)} placements"
+        rest = "" if bitwise == len(judged) else ", within noise or tolerance under the others"
+        what = "Gradients stay" if touched else "Training stays"
+        yield f"{what} the same: gradients are equal bit for bit to none's under {extent}{rest}."
+    if touched:
+        yield (
+            f"Buffers end up different under {_names(touched)}, as running statistics do where batch norm is "
+            "recomputed; +batch_norm=once cures that."
+        )
+
+
+def _failed(entries: Sequence[Entry]) -> Iterator[str]:
+    failed = [entry for entry in entries if entry.cells["status"] != Status.OK]
+    if failed:
+        yield f"Failed: {', '.join(_failure(entry) for entry in failed[:4])}{', …' if len(failed) > 4 else ''}."
+
+
+def _failure(entry: Entry) -> str:
+    return f"{entry.cells['placement']} ({entry.cells['status'].replace('_', ' ')})"
+
+
+def _names(entries: Sequence[Entry]) -> str:
+    names = [entry.cells["placement"] for entry in entries]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,62 @@
+"""The page: one HTML file that opens from disk with no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from rematbench import __version__
+from rematbench.records.columns import COLUMNS
+from rematbench.records.store import write_whole
+from rematbench.reporting.answers import answers
+from rematbench.reporting.figures import figures
+from rematbench.reporting.gathering import Model, models_of
+from rematbench.reporting.listing import HEADINGS, environments, lines
+
+_NOT_IN_A_SCRIPT = str.maketrans(
+    {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+)
+
+
+def write_page(sources: Sequence[Path], out: Path) -> None:
+    """Write the page of one run, or of several laid over each other; nobody ever sees half of it.
+
+    Raises:
+        StorageError: a source is no run, or the page cannot be written.
+        CannotJudgeError: a source has no rows.
+    """
+    write_whole(out, page(models_of(sources)))
+
+
+def page(models: Sequence[Model]) -> str:
+    """Return the page; every name in it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("rematbench.reporting", "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        title=", ".join(dict.fromkeys(str(entry.cells["suite"]) for entry in models[0].series[0].entries)),
+        models=[{"name": model.name, "words": answers(model), "series": model.series} for model in models],
+        headings=HEADINGS,
+        lines=list(lines(models)),
+        overlaid=any(len(model.series) > 1 for model in models),
+        environments=environments(models),
+        columns=COLUMNS,
+        version=__version__,
+        data=as_script(figures(models)),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def as_script(value: Any) -> Markup:
+    """Return JSON that can stand inside a script element, whatever names it holds."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return Markup(text.translate(_NOT_IN_A_SCRIPT))

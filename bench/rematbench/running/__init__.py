@@ -1,0 +1,1 @@
+"""Where measurements run: the runner and its worker processes. The runner's side imports no torch."""

@@ -1,0 +1,66 @@
+"""A step that somebody else times: built in this process, its model under a placement until the block ends."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from rematbench.loading import importable
+from rematbench.placing.apply import applied
+from rematbench.placing.outline import outline
+from rematbench.suite.suite import Job
+from rematbench.workload.building import build
+from rematbench.workload.devices import clock_for, find_device
+from rematbench.workload.step import clear_gradients, training_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadyStep:
+    """A step and what goes before each.
+
+    Attributes:
+        prepare: sets all gradients to None; not part of the step.
+        run: forward, backward and the optimizer if there is one; returns when the device is done.
+    """
+
+    prepare: Callable[[], None]
+    run: Callable[[], None]
+
+
+@contextmanager
+def ready_step(job: Job) -> Iterator[ReadyStep]:
+    """Build a job's model under the last of its placements and run a step; random state and threads are put back.
+
+    Raises:
+        RematbenchError: the model cannot be built, or does not have what the placement asks for.
+    """
+    device = find_device(job.device)
+    settings = job.settings
+    with _as_found(device, settings.threads), importable(job.model.root):
+        dtype = getattr(torch, settings.dtype)
+        workload = build(job.model, device, dtype=dtype, seed=settings.seed, optimizer=settings.optimizer)
+        finish = clock_for(device)  # reading it waits for a GPU
+
+        def run() -> None:
+            training_step(workload)
+            finish()
+
+        with applied(workload.module, job.cases[-1].place(outline(workload.module))):
+            run()  # the first step imports half of torch, and what that leaves behind is collected here
+            gc.collect()
+            yield ReadyStep(prepare=lambda: clear_gradients(workload), run=run)
+
+
+@contextmanager
+def _as_found(device: torch.device, threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.set_num_threads(threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

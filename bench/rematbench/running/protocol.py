@@ -1,0 +1,138 @@
+"""What the runner and a worker say to each other: one JSON object a line, on a pipe that nothing else writes to.
+
+The runner sends one order and then holds the pipe open; a worker whose order pipe closes has lost its runner and ends.
+The worker answers on a descriptor of its own, so that what a model prints cannot be taken for a message.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from rematbench.record import Record
+from rematbench.records.inspection import Inspection
+from rematbench.records.measurement import Environment, Measurement, Status, Timing
+from rematbench.suite.suite import Device, Job
+
+Stage = Literal["building", "inspecting", "plain step", "measuring", "timing", "resident"]
+
+
+class ProbeOrder(Record):
+    """Say what a device is, and whether its memory meter sees what is allocated."""
+
+    kind: Literal["probe"] = "probe"
+    device: str
+    threads: int | None
+
+
+class JobOrder(Record):
+    """Measure a model.
+
+    Attributes:
+        measure: the placements to measure, by name, in order.
+        time: the placements to time afterwards; more than those measured when an earlier worker was lost.
+        plain: whether there is a plain step to compare with; without one a model that fits only when checkpointed is
+            still measured.
+    """
+
+    kind: Literal["job"] = "job"
+    job: Job
+    measure: tuple[str, ...]
+    time: tuple[str, ...]
+    plain: bool
+
+
+class ResidentOrder(Record):
+    """Measure the resident set of one placement, in a process that does nothing else."""
+
+    kind: Literal["resident"] = "resident"
+    job: Job
+    placement: str
+
+
+class InspectOrder(Record):
+    """Take the plain step of a job's model apart."""
+
+    kind: Literal["inspect"] = "inspect"
+    job: Job
+
+
+class Probed(Record):
+    """Answer to a probe; `meter` is the line that tells how the self-test went."""
+
+    kind: Literal["probed"] = "probed"
+    device: Device
+    environment: Environment
+    meter: str
+
+
+class Began(Record):
+    """The worker turned to a placement: whatever ends it now is that placement's doing."""
+
+    kind: Literal["began"] = "began"
+    placement: str
+    stage: Stage
+
+
+class Measured(Record):
+    """A row, but for its time."""
+
+    kind: Literal["measured"] = "measured"
+    measurement: Measurement
+
+
+class Timed(Record):
+    """The samples of one placement."""
+
+    kind: Literal["timed"] = "timed"
+    placement: str
+    timing: Timing
+
+
+class Resident(Record):
+    """The growth of the peak resident set."""
+
+    kind: Literal["resident"] = "resident"
+    placement: str
+    resident_bytes: int
+
+
+class Inspected(Record):
+    """Answer to an inspection."""
+
+    kind: Literal["inspected"] = "inspected"
+    inspection: Inspection
+
+
+class Failed(Record):
+    """A placement failed; the worker ends after this. `placement` is empty when the model could not be built."""
+
+    kind: Literal["failed"] = "failed"
+    placement: str
+    status: Status
+    message: str
+
+
+class Refused(Record):
+    """The order asks for something the user has to mend; the worker ends after this."""
+
+    kind: Literal["refused"] = "refused"
+    message: str
+
+
+class Done(Record):
+    """All that was ordered is done."""
+
+    kind: Literal["done"] = "done"
+
+
+Order = Annotated[ProbeOrder | JobOrder | ResidentOrder | InspectOrder, Field(discriminator="kind")]
+Message = Annotated[
+    Probed | Began | Measured | Timed | Resident | Inspected | Failed | Refused | Done, Field(discriminator="kind")
+]
+
+ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder] = TypeAdapter(Order)
+MESSAGE: TypeAdapter[Probed | Began | Measured | Timed | Resident | Inspected | Failed | Refused | Done] = TypeAdapter(
+    Message
+)

@@ -1,0 +1,179 @@
+"""Run a suite: a worker process for each model on each device, a fresh one after every failure.
+
+Nothing here imports torch. What the workers report goes to the store the moment it arrives.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from rematbench.errors import DeviceError
+from rematbench.placement.placement import PLAIN
+from rematbench.records.measurement import Environment, Measurement, Status
+from rematbench.records.store import Store
+from rematbench.running.malloc import GIVING_BACK, keeping
+from rematbench.running.process import Worker
+from rematbench.running.protocol import (
+    Began,
+    Failed,
+    JobOrder,
+    Measured,
+    Probed,
+    ProbeOrder,
+    Resident,
+    ResidentOrder,
+    Timed,
+)
+from rematbench.suite.suite import Device, Job, Settings, Suite
+
+LOG = "output.log"
+
+
+class Watcher(Protocol):
+    """Is told what happens, to show it."""
+
+    def probed(self, device: Device, environment: Environment, meter: str) -> None:
+        """A device answered."""
+
+    def began(self, job: Job, began: Began) -> None:
+        """A worker turned to a placement."""
+
+    def row(self, measurement: Measurement) -> None:
+        """A row is there, or there in full."""
+
+
+def run_suite(suite: Suite, store: Store, root: Path, watcher: Watcher) -> None:
+    """Measure everything in the suite that the store does not have yet.
+
+    Raises:
+        RematbenchError: something the user has to mend: a device that is not there, a model that cannot be imported, a
+            folder that cannot be written, or a store from another environment. Finished rows stay.
+    """
+    devices = [probe(name, suite.settings, store, watcher) for name in suite.settings.devices]
+    for job in suite.jobs(root, devices):
+        _JobRun(job, store, watcher).run()
+
+
+def probe(name: str, settings: Settings, store: Store, watcher: Watcher) -> Device:
+    """Ask a device what it is, and test its meter.
+
+    Raises:
+        RematbenchError: it is not there, or its meter cannot be trusted.
+    """
+    order = ProbeOrder(device=name, threads=settings.threads)
+    with Worker(order, store.folder / LOG, settings.timeout_s, keeping()) as worker:
+        for message in worker.messages():
+            if isinstance(message, Probed):
+                store.keep_environment(message.device.name, message.environment)
+                watcher.probed(message.device, message.environment, message.meter)
+                return message.device
+            if isinstance(message, Failed):
+                raise DeviceError(f"device {name}: {message.message}")
+    raise AssertionError("a worker's messages end with Failed or Done")
+
+
+class _JobRun:
+    """One job, over as many workers as it takes."""
+
+    def __init__(self, job: Job, store: Store, watcher: Watcher) -> None:
+        self._job = job
+        self._store = store
+        self._watcher = watcher
+        self._log = store.folder / LOG
+        self._rows = {row.placement: row for row in store.measurements if self._is_ours(row)}
+        self._plain = True
+        unfinished = [case.name for case in job.cases if not self._finished(case.name)]
+        self._measure = [name for name in unfinished if not self._measured(name)]
+        self._time = unfinished if job.settings.rounds != 0 else []
+
+    def run(self) -> None:
+        """Measure and time until nothing is left to do; every failure takes one placement out."""
+        while self._measure or self._time:
+            failure = self._one_worker()
+            if failure is None:
+                break
+            self._take_out(failure)
+        if self._job.settings.resident:
+            self._measure_resident()
+
+    def _one_worker(self) -> Failed | None:
+        order = JobOrder(job=self._job, measure=tuple(self._measure), time=tuple(self._time), plain=self._plain)
+        with Worker(order, self._log, self._job.settings.timeout_s, keeping()) as worker:
+            for message in worker.messages():
+                if isinstance(message, Failed):
+                    return message
+                self._take(message)
+        return None
+
+    def _take(self, message: object) -> None:
+        if isinstance(message, Began):
+            self._watcher.began(self._job, message)
+        elif isinstance(message, Measured):
+            self._keep(message.measurement)
+            self._measure.remove(message.measurement.placement)
+            if message.measurement.status is not Status.OK:
+                self._leave_out(message.measurement.placement)
+        elif isinstance(message, Timed):
+            self._update(message.placement, timing=message.timing)
+            self._leave_out(message.placement)
+        elif isinstance(message, Resident):
+            self._update(message.placement, resident_bytes=message.resident_bytes)
+
+    def _take_out(self, failure: Failed) -> None:
+        """Keep the failure as a row and go on without that placement; without a model, without any."""
+        lost = [failure.placement] if failure.placement else sorted({*self._measure, *self._time})
+        for name in lost:
+            self._fail(name, failure)
+            self._leave_out(name)
+            if name == PLAIN:
+                self._plain = False
+
+    def _leave_out(self, name: str) -> None:
+        self._measure = [other for other in self._measure if other != name]
+        self._time = [other for other in self._time if other != name]
+
+    def _measure_resident(self) -> None:
+        wanted = [name for name, row in self._rows.items() if row.status is Status.OK and row.resident_bytes is None]
+        for name in wanted:
+            order = ResidentOrder(job=self._job, placement=name)
+            with Worker(order, self._log, self._job.settings.timeout_s, GIVING_BACK) as worker:
+                for message in worker.messages():
+                    if isinstance(message, Failed):
+                        self._fail(name, message)
+                    self._take(message)
+
+    def _fail(self, name: str, failure: Failed) -> None:
+        """Write a failed row; what was measured before the failure stays in it."""
+        row = self._rows.get(name) or Measurement(
+            suite=self._job.suite,
+            model=self._job.model.name,
+            placement=name,
+            device=self._job.device,
+            dtype=self._job.settings.dtype,
+            status=failure.status,
+            environment=self._store.environments.get(self._job.device),
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self._keep(row.model_copy(update={"status": failure.status, "message": failure.message}))
+
+    def _update(self, name: str, **values: object) -> None:
+        self._keep(self._rows[name].model_copy(update=values))
+
+    def _keep(self, row: Measurement) -> None:
+        self._rows[row.placement] = row
+        self._store.add(row)
+        self._watcher.row(row)
+
+    def _is_ours(self, row: Measurement) -> bool:
+        return row.model == self._job.model.name and row.device == self._job.device
+
+    def _measured(self, name: str) -> bool:
+        row = self._rows.get(name)
+        return row is not None and row.status is Status.OK
+
+    def _finished(self, name: str) -> bool:
+        row = self._rows.get(name)
+        timed = row is not None and (row.timing is not None or self._job.settings.rounds == 0)
+        return self._measured(name) and timed

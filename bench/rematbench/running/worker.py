@@ -1,0 +1,336 @@
+"""A worker process: takes one order, measures, reports each thing the moment it is known, and ends.
+
+Started as `python -P -m rematbench.running.worker DESCRIPTOR`, so that nothing of the user's is run in its place;
+the user's folder goes on the import path only after everything of ours is imported.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from rematbench.errors import PlacementError, RematbenchError
+from rematbench.inspecting.caches import remarks_on
+from rematbench.inspecting.inspect import inspect
+from rematbench.inspecting.structure import structure_of
+from rematbench.loading import importable
+from rematbench.measuring.memory import meter_for, self_test
+from rematbench.measuring.resident import resident_growth
+from rematbench.measuring.session import Findings, Session
+from rematbench.measuring.timing import schedule
+from rematbench.placement.goal import CKPTPLAN, Goal
+from rematbench.placement.placement import PLAIN, Placement
+from rematbench.placing.outline import outline
+from rematbench.planner.planner import Planner
+from rematbench.record import Record
+from rematbench.records.measurement import Measurement, PlanFacts, Status, Structure, Timing
+from rematbench.running.protocol import (
+    ORDER,
+    Began,
+    Done,
+    Failed,
+    Inspected,
+    InspectOrder,
+    JobOrder,
+    Measured,
+    Probed,
+    ProbeOrder,
+    Refused,
+    Resident,
+    ResidentOrder,
+    Stage,
+    Timed,
+)
+from rematbench.suite.suite import Device, Job
+from rematbench.workload.building import build
+from rematbench.workload.devices import capacity_bytes, clock_for, find_device
+from rematbench.workload.environment import environment_of
+
+Say = Callable[[Record], None]
+
+_OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
+"""How torch, its libraries and the operating system say it where they have no exception of their own for it."""
+
+
+class Stopped(Exception):
+    """A placement failed and has been reported: nothing more can be trusted in this process."""
+
+
+def main() -> None:
+    """Carry out the order on standard input; messages go to the descriptor given as the only argument."""
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as channel:
+        order = ORDER.validate_json(sys.stdin.buffer.readline())
+        threading.Thread(target=_end_with_the_runner, args=[_withdrawn_input()], daemon=True).start()
+        say = _sayer(channel)
+        try:
+            carry_out(order, say)
+            say(Done())
+        except RematbenchError as error:
+            traceback.print_exc()
+            say(Refused(message=_one_line(error)))
+        except Stopped:
+            return
+
+
+def _withdrawn_input() -> int:
+    """Return the order pipe under another number; a model that reads standard input finds it at its end."""
+    pipe = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return pipe
+
+
+def _end_with_the_runner(pipe: int) -> None:
+    """Wait for the order pipe to close, which it does however the runner ends, and end at once with all that we forked.
+
+    Read without `sys.stdin`: its lock, held here, would abort the interpreter on its way out.
+    """
+    os.read(pipe, 1)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _sayer(channel: TextIO) -> Say:
+    def say(message: Record) -> None:
+        channel.write(message.model_dump_json() + "\n")
+        channel.flush()
+
+    return say
+
+
+def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: Say) -> None:
+    """Do what is ordered and say each thing the moment it is known.
+
+    Raises:
+        RematbenchError: the order asks for something that the user has to mend.
+        Stopped: a placement failed, and that has been said.
+    """
+    if isinstance(order, ProbeOrder):
+        return _probe(order, say)
+    with _user_imports(order.job):
+        return _Work(order.job, say).run(order)
+
+
+def _probe(order: ProbeOrder, say: Say) -> None:
+    _set_threads(order.threads)
+    device = find_device(order.device)
+    facts = Device(name=str(device), capacity_bytes=capacity_bytes(device))
+    meter = self_test(meter_for(device), device)
+    say(Probed(device=facts, environment=environment_of(device, Path.cwd()), meter=meter))
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _user_imports(job: Job) -> Iterator[None]:
+    """Let the user's code import what stands in the root folder and, as for a script, beside the model's own file."""
+    root, file = job.model.root, job.model.reference.partition(":")[0]
+    with ExitStack() as folders:
+        if file.endswith(".py"):
+            folders.enter_context(importable((root / file).parent))
+        folders.enter_context(importable(root))
+        yield
+
+
+class _Work:
+    """One job in this process: what every stage of it needs."""
+
+    def __init__(self, job: Job, say: Say) -> None:
+        self._job = job
+        self._say = say
+        self._settings = job.settings
+        self._device = find_device(job.device)
+        self._placements: dict[str, Placement] = {}
+        self._plans: dict[str, PlanFacts] = {}
+        self._not_finite: set[str] = set()
+        self._session: Session
+        _set_threads(job.settings.threads)
+        self._environment = environment_of(self._device, job.model.root)
+
+    def run(self, order: JobOrder | ResidentOrder | InspectOrder) -> None:
+        with self._stage("", "building"):
+            self._session = self._build()
+        gc.freeze()  # what is there now is there to stay: collecting before a pass need not look at it again
+        if isinstance(order, InspectOrder):
+            with self._stage("", "inspecting"):
+                self._say(Inspected(inspection=inspect(self._session, self._job, self._device)))
+            return
+        if isinstance(order, ResidentOrder):
+            self._resident(order.placement)
+            return
+        if order.plain:
+            with self._stage(PLAIN, "plain step"):
+                self._session.keep_plain()
+        for name in order.measure:
+            with self._stage(name, "measuring"):
+                self._say(Measured(measurement=self._measured(name)))
+        finite = tuple(name for name in order.time if name not in self._not_finite)
+        self._time(finite, warm=(PLAIN, *order.measure), plain=order.plain)
+
+    def _build(self) -> Session:
+        dtype = getattr(torch, self._settings.dtype)
+        workload = build(
+            self._job.model, self._device, dtype=dtype, seed=self._settings.seed, optimizer=self._settings.optimizer
+        )
+        self._outline = outline(workload.module)
+        return Session(workload, self._device)
+
+    @contextmanager
+    def _stage(self, placement: str, stage: Stage) -> Iterator[None]:
+        """Say what is being done; report what it raises as the placement's failure and stop."""
+        self._say(Began(placement=placement, stage=stage))
+        try:
+            yield
+        except RematbenchError as error:
+            if not isinstance(error, PlacementError):
+                raise
+            self._fail(placement, stage, error)
+        except Exception as error:
+            self._fail(placement, stage, error)
+
+    def _fail(self, placement: str, stage: Stage, error: Exception) -> None:
+        traceback.print_exc()
+        status = Status.OUT_OF_MEMORY if _is_out_of_memory(error) else Status.ERROR
+        self._say(Failed(placement=placement, status=status, message=f"{stage}: {_one_line(error)}"))
+        raise Stopped from error
+
+    def _placement(self, name: str) -> Placement:
+        if name not in self._placements:
+            case = next(case for case in self._job.cases if case.name == name)
+            goal = case.goal()
+            if goal is None:
+                self._placements[name] = case.place(self._outline)
+            elif goal.by == CKPTPLAN:
+                self._placements[name] = self._planner.place_by_ckptplan(goal)
+            else:
+                planned = self._planner.plan(self._with_budget(goal))
+                self._placements[name], self._plans[name] = planned.placement, planned.facts
+        return self._placements[name]
+
+    def _with_budget(self, goal: Goal) -> Goal:
+        """Give a goal that names another placement the peak that one is measured at."""
+        if goal.budget_of is None:
+            return goal
+        if goal.budget_of not in (case.name for case in self._job.cases):
+            raise PlacementError(f"{goal.name}: no placement of this run is called {goal.budget_of}")
+        peak = self._session.peak_bytes(self._placement(goal.budget_of))
+        return replace(goal, budget_bytes=peak, of_step=True)
+
+    @cached_property
+    def _planner(self) -> Planner:
+        return Planner(self._session, self._device)
+
+    def _measured(self, name: str) -> Measurement:
+        placement = self._placement(name)
+        findings = self._session.measure(placement)
+        finite = math.isfinite(findings.loss)
+        if not finite:
+            self._not_finite.add(name)
+        return Measurement(
+            suite=self._job.suite,
+            model=self._job.model.name,
+            placement=name,
+            device=self._job.device,
+            dtype=self._settings.dtype,
+            status=Status.OK if finite else Status.ERROR,
+            message="; ".join([*_remarks(findings), *(remarks_on(self._session) if name == PLAIN else ())]),
+            regions=placement,
+            checkpointed_blocks=findings.blocks,
+            memory=findings.memory,
+            equality=findings.equality if finite else None,
+            flops=findings.flops,
+            timeline=findings.timeline,
+            compile_s=findings.compile_s,
+            plan=self._plans.get(name),
+            structure=self._structure() if name == PLAIN else None,
+            environment=self._environment,
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _structure(self) -> Structure:
+        self._session.fresh()
+        return structure_of(self._session.workload)
+
+    def _time(self, names: tuple[str, ...], warm: Collection[str], plain: bool) -> None:
+        """Time the placements in rounds, the plain step among them whenever there is one to compare with.
+
+        What this process has not run yet takes a step first that is not counted, as torch imports and allocates then.
+        """
+        timed = (PLAIN, *(name for name in names if name != PLAIN)) if plain and names else names
+        for name in timed:
+            if name not in warm:
+                self._timed_step(name)
+        samples: dict[str, list[float]] = defaultdict(list)
+        gc.collect()
+        for name in self._schedule(timed) if timed else ():
+            samples[name].append(self._timed_step(name))
+        for name in names:
+            timing = Timing(step_s=tuple(samples[name]), plain_s=tuple(samples[PLAIN]) if plain else ())
+            self._say(Timed(placement=name, timing=timing))
+
+    def _timed_step(self, name: str) -> float:
+        with self._stage(name, "timing"):
+            return self._session.timed_step(self._placement(name))
+
+    def _schedule(self, names: tuple[str, ...]) -> Iterator[str]:
+        settings = self._settings
+        clock = clock_for(self._device)
+        return schedule(names, seed=settings.seed, budget_s=settings.time_budget_s, clock=clock, rounds=settings.rounds)
+
+    def _resident(self, name: str) -> None:
+        with self._stage(name, "resident"):
+            placement = self._placement(name)
+            self._session.timed_step(placement)
+            grown = resident_growth(lambda: self._session.timed_step(placement))
+            self._say(Resident(placement=name, resident_bytes=grown))
+
+
+def _remarks(findings: Findings) -> Iterator[str]:
+    if not math.isfinite(findings.loss):
+        yield f"the loss is {findings.loss}: neither gradients nor times of such a step mean anything"
+    if not findings.memory.repeatable:
+        peaks = " and ".join(f"{peak:,}" for peak in findings.memory.passes_peak_bytes)
+        yield f"the memory passes differ: {peaks} bytes"
+    if findings.flops is None and findings.compile_s is None:
+        yield "FLOPs are not counted: torch cannot run this step under a dispatch mode"
+    if findings.equality and findings.equality.buffer:
+        yield f"buffer {findings.equality.buffer} differs"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in _OUT_OF_MEMORY)
+
+
+def _one_line(error: BaseException) -> str:
+    """Return an error as one line that any encoding of Unicode can carry."""
+    notes = getattr(error, "__notes__", ())
+    text = " ".join(" ".join([str(error), *notes]).split()).encode(errors="replace").decode()
+    kind = type(error).__name__
+    return text if isinstance(error, RematbenchError) else f"{kind}: {text}"[:500] if text else kind
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""A model's step as plain numbers: units run in a row, and the tensors that travel between them.
+
+All sizes are integer bytes. A cost is any non-negative number that adds up: seconds, or FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One way to run one unit, without a nested plan.
+
+    The first choice of a unit is the plain one; every other is a region over that one unit that saves selectively.
+    Such a region also holds the whole value that goes in, and stands outside every other region: inside one, torch
+    would not free what it caches.
+
+    Attributes:
+        save: what the choice keeps, as a region says it (`everything`, `matmuls`).
+        kept_bytes: held from the unit's forward to its backward; tensors that travel between units are not in it.
+        kept_tensors: the travelling tensors, of the unit's input and output, it keeps alive until its backward.
+        forward_peak_bytes: the most its forward needs above what is live when it begins, its own output included.
+        backward_peak_bytes: the most its backward needs above what is live when it begins, which is what it kept
+            and the gradients of its output.
+        recompute_cost: what its backward redoes; 0 for the plain choice.
+    """
+
+    save: str
+    kept_bytes: int
+    kept_tensors: frozenset[int] = frozenset()
+    forward_peak_bytes: int
+    backward_peak_bytes: int
+    recompute_cost: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One step of a chain: what it costs to run, and to keep.
+
+    Attributes:
+        name: what people call it, such as a module's path.
+        choices: the ways to run it, the plain one first.
+        forward_bytes: the most a forward that saves nothing needs above what is live when it begins, its own output
+            included.
+        forward_cost: one whole forward.
+        rerun_cost: a forward up to the last tensor saved for backward, at most `forward_cost`. It is the price of the
+            last unit of a recomputed region, for torch stops a recomputation early.
+        parameter_gradient_bytes: accumulated by its backward, live to the end of the step.
+        fixed_bytes: held from just before the unit until its backward is over, whatever the placement. Only a unit that
+            does not join the one before it may have any.
+        can_be_region: whether a region may cover it.
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+    forward_bytes: int
+    forward_cost: float
+    rerun_cost: float
+    parameter_gradient_bytes: int = 0
+    fixed_bytes: int = 0
+    can_be_region: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.choices or self.choices[0].recompute_cost:
+            raise ValueError(f"{self.name}: the first choice is the plain one, which recomputes nothing")
+        if not 0 <= self.rerun_cost <= self.forward_cost:
+            raise ValueError(f"{self.name}: rerun_cost is from 0 to forward_cost")
+        if len(self.choices) > 1 and not self.can_be_region:
+            raise ValueError(f"{self.name}: a selective choice is a region, and the unit cannot be one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitChain:
+    """Units 0 to n-1, run forward in order and backward in reverse, and the n+1 values between them.
+
+    Value 0 goes into unit 0 and value i+1 comes out of unit i. A tensor that bypasses units, such as a skip, is part
+    of every value it travels in, and these follow one another without a gap.
+
+    Attributes:
+        tensor_bytes: size by tensor.
+        tensor_gradient_bytes: size of its gradient by tensor; 0 where it needs none.
+        values: the tensors of each value.
+        units: what runs between them.
+        joins: whether one region may span units i and i+1, n-1 of them.
+        region_cost: of every region that saves nothing, besides what it runs again.
+    """
+
+    tensor_bytes: tuple[int, ...]
+    tensor_gradient_bytes: tuple[int, ...]
+    values: tuple[frozenset[int], ...]
+    units: tuple[Unit, ...]
+    joins: tuple[bool, ...]
+    region_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.units or len(self.values) != len(self.units) + 1 or len(self.joins) != len(self.units) - 1:
+            raise ValueError("a chain of n units, one at least, has n + 1 values and n - 1 joins")
+        if len(self.tensor_bytes) != len(self.tensor_gradient_bytes):
+            raise ValueError("every tensor has its bytes and its gradient's bytes")
+        for before, (value, after) in enumerate(zip(self.values[1:], self.values[2:], strict=False)):
+            if not self.values[before] & after <= value:
+                raise ValueError(f"a tensor of values {before} and {before + 2} is not in value {before + 1}")
+        for at, unit in enumerate(self.units):
+            if any(not choice.kept_tensors <= self.values[at] | self.values[at + 1] for choice in unit.choices):
+                raise ValueError(f"{unit.name}: keeps a tensor of neither its input nor its output")
+            if at and self.joins[at - 1] and unit.fixed_bytes:
+                raise ValueError(f"{unit.name}: has fixed bytes, so it cannot join the unit before it")
+
+    def bytes_of(self, tensors: Iterable[int]) -> int:
+        """Return what these tensors take together."""
+        return sum(self.tensor_bytes[tensor] for tensor in tensors)
+
+    def gradient_bytes(self, boundary: int) -> int:
+        """Return what the gradients of one value take."""
+        return sum(self.tensor_gradient_bytes[tensor] for tensor in self.values[boundary])

@@ -1,0 +1,94 @@
+"""What the recursion looks up about a chain: prefix sums, where regions may end, what is held after an element."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+
+from rematbench.solver.chain import UnitChain
+from rematbench.solver.pareto import Array
+
+Tensors = frozenset[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookups:
+    """Numbers by unit or by boundary, each worked out once.
+
+    Attributes:
+        chain: what they are about.
+        stride: regions longer than twice this begin and end at its multiples only.
+    """
+
+    chain: UnitChain
+    stride: int
+
+    @cached_property
+    def gradients(self) -> list[int]:
+        """What is live of gradients once the units from each boundary on have run backward."""
+        of_parameters = accumulate((unit.parameter_gradient_bytes for unit in reversed(self.chain.units)), initial=0)
+        own = (self.chain.gradient_bytes(at) for at in range(len(self.chain.values)))
+        return [sum(both) for both in zip(list(of_parameters)[::-1], own, strict=True)]
+
+    @cached_property
+    def forward_costs(self) -> Array:
+        """The cost of the units before each boundary."""
+        return np.concatenate(([0.0], np.cumsum([unit.forward_cost for unit in self.chain.units])))
+
+    @cached_property
+    def stops(self) -> list[Array]:
+        """Where regions that begin at each unit may end."""
+        units, joins = self.chain.units, self.chain.joins
+        ends = list(range(len(units)))
+        for start in reversed(range(len(units))):
+            joined = start + 1 < len(units) and joins[start] and units[start + 1].can_be_region
+            ends[start] = (ends[start + 1] if joined else start + 1) if units[start].can_be_region else start
+        return [self._some(np.arange(start + 1, end + 1), start) for start, end in enumerate(ends)]
+
+    def _some(self, stops: Array, start: int) -> Array:
+        far = stops % self.stride == 0 if start % self.stride == 0 else np.zeros(len(stops), bool)
+        return stops[far | (stops - start <= 2 * self.stride)]
+
+    @cached_property
+    def region_peaks(self) -> list[Array]:
+        """The forward peaks of the regions in `stops`, above what is held with their input charged."""
+        return [self._region_peaks(start) for start in range(len(self.chain.units))]
+
+    def _region_peaks(self, start: int) -> Array:
+        chain, stops = self.chain, self.stops[start]
+        inside = range(start, int(stops[-1]) if len(stops) else start)
+        first = chain.values[start]
+        each = [chain.bytes_of(chain.values[at] - first) + chain.units[at].forward_bytes for at in inside]
+        return np.maximum.accumulate(np.array(each, np.int64))[stops - start - 1]
+
+    @cached_property
+    def charged(self) -> list[set[Tensors]]:
+        """Which tensors of each value may be charged on arrival, at any depth."""
+        found: list[set[Tensors]] = [set() for _ in self.chain.values]
+        found[0].add(frozenset())
+        for at in range(len(self.chain.units)):
+            found[at].add(self.chain.values[at])
+            for choice in range(len(self.chain.units[at].choices)):
+                found[at + 1] |= {self.after_unit(at, choice, before) for before in found[at]}
+            for stop in self.stops[at]:
+                found[stop].add(self.after_region(at, stop))
+        return found
+
+    def kept(self, at: int, choice: int) -> Tensors:
+        own = self.chain.units[at].choices[choice].kept_tensors
+        return own | self.chain.values[at] if choice else own
+
+    def after_unit(self, at: int, choice: int, charged: Tensors) -> Tensors:
+        return (charged | self.kept(at, choice)) & self.chain.values[at + 1]
+
+    def after_region(self, start: int, stop: int) -> Tensors:
+        return self.chain.values[start] & self.chain.values[stop]
+
+    def unit_held(self, at: int, choice: int, charged: Tensors) -> int:
+        return self.chain.units[at].choices[choice].kept_bytes + self.chain.bytes_of(self.kept(at, choice) - charged)
+
+    def input_held(self, at: int, charged: Tensors) -> int:
+        return self.chain.bytes_of(self.chain.values[at] - charged)

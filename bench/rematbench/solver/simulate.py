@@ -1,0 +1,188 @@
+"""What the cost model means: one step walked through, operation by operation.
+
+The semantics are those of torch's non-reentrant checkpoints (`torch/utils/checkpoint.py`, "Nestable Checkpoint"): a
+region keeps its inputs; the first backward inside it runs it again; the regions met on the way keep their inputs once
+more; and the rerun stops as soon as the last tensor that its backward needs is there. Where that leaves a choice:
+
+- A tensor counts once, however many hold it, until the element that charged it first has run backward.
+- While a region is rerun, the gradients of its output are live. They are gone once its last element has run backward,
+  and the gradients of that element's input have taken their place.
+- If a region ends in a region, its rerun stops before that one: the input is kept and nothing is run.
+- What is fixed at a unit is free as soon as the element that begins with this unit has run backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+from rematbench.solver.chain import Choice, UnitChain
+from rematbench.solver.schedule import NOTHING, UnitRegion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What a schedule is worth.
+
+    Attributes:
+        peak_bytes: the most that is live at any time of the step.
+        peak_unit: the unit, by index, at which that is; the earliest moment counts.
+        cost: what is recomputed, above the plain step.
+    """
+
+    peak_bytes: int
+    peak_unit: int
+    cost: float
+
+
+@dataclass(kw_only=True)
+class _Element:
+    """A unit run by a choice, or a region with the elements inside it."""
+
+    start: int
+    stop: int
+    choice: Choice | None
+    inner: list[_Element] = field(default_factory=list)
+
+
+def simulate(chain: UnitChain, regions: Iterable[UnitRegion]) -> Figures:
+    """Walk one step under these regions.
+
+    Raises:
+        ValueError: two regions are the same or overlap without nesting, one spans what may not be spanned, saves what
+            its unit does not offer, or saves selectively inside another.
+    """
+    return _Walk(chain).step(_elements(chain, regions))
+
+
+def _elements(chain: UnitChain, regions: Iterable[UnitRegion]) -> list[_Element]:
+    """Return the elements at depth 0 with all that is inside them."""
+    top = _Element(start=0, stop=len(chain.units), choice=None)
+    open_ = [top]
+    at = 0
+    for region in sorted(regions, key=lambda region: (region.start, -region.stop)):
+        _check(chain, region)
+        at = _close(chain, open_, at, region.start)
+        outer, element = open_[-1], _element(chain, region)
+        inside = outer is not top
+        same = inside and (outer.start, outer.stop) == (region.start, region.stop)
+        if region.start < at or region.stop > outer.stop or same or (inside and element.choice is not None):
+            raise ValueError(f"{region} does not fit into units {outer.start} to {outer.stop}")
+        outer.inner.append(element)
+        if element.choice is None:
+            open_.append(element)
+        else:
+            at = region.stop
+    _close(chain, open_, at, top.stop)
+    return top.inner
+
+
+def _check(chain: UnitChain, region: UnitRegion) -> None:
+    if not 0 <= region.start < region.stop <= len(chain.units):
+        raise ValueError(f"{region} is no range of {len(chain.units)} units")
+    covered = chain.units[region.start : region.stop]
+    if not all(chain.joins[region.start : region.stop - 1]) or not all(unit.can_be_region for unit in covered):
+        raise ValueError(f"{region} covers what no region may cover")
+
+
+def _element(chain: UnitChain, region: UnitRegion) -> _Element:
+    if region.save == NOTHING:
+        return _Element(start=region.start, stop=region.stop, choice=None)
+    offered = {choice.save: choice for choice in chain.units[region.start].choices[1:]}
+    if region.stop != region.start + 1 or region.save not in offered:
+        raise ValueError(f"{region} saves what no unit offers")
+    return _Element(start=region.start, stop=region.stop, choice=offered[region.save])
+
+
+def _close(chain: UnitChain, open_: list[_Element], at: int, until: int) -> int:
+    """Fill up with plain units as far as `until`, and close what ends there or before."""
+    while True:
+        element = open_[-1]
+        stop = min(element.stop, until)
+        element.inner += [_Element(start=i, stop=i + 1, choice=chain.units[i].choices[0]) for i in range(at, stop)]
+        at = max(at, stop)
+        if element.stop > until or len(open_) == 1:
+            return at
+        open_.pop()
+
+
+class _Walk:
+    """The state of one step: what is charged, the highest level so far, and what is still to be done.
+
+    What is to be done stands on a stack of its own, as nesting may be deeper than Python's.
+    """
+
+    def __init__(self, chain: UnitChain) -> None:
+        self.chain = chain
+        self.charged: set[int] = set()
+        self.held_bytes = 0
+        self.peak_bytes = 0
+        self.peak_unit = 0
+        self.cost = 0.0
+        self.todo: list[Callable[[], None]] = []
+
+    def step(self, elements: list[_Element]) -> Figures:
+        self._run(elements, gradients=0, early_stop=False)
+        while self.todo:
+            self.todo.pop()()
+        self._see(0, self._gradients(0))
+        return Figures(peak_bytes=self.peak_bytes, peak_unit=self.peak_unit, cost=self.cost)
+
+    def _run(self, elements: list[_Element], *, gradients: int, early_stop: bool) -> None:
+        """Run these elements forward, and put their backward, in reverse, on the stack."""
+        for element in elements:
+            last = early_stop and element is elements[-1]
+            release = self._forward(element, gradients=gradients, recomputing=early_stop, last=last)
+            self.todo += [release, partial(self._backward, element)]
+
+    def _forward(self, element: _Element, *, gradients: int, recomputing: bool, last: bool) -> Callable[[], None]:
+        """Run one element forward and return what releases all it has charged."""
+        chain, start, unit = self.chain, element.start, self.chain.units[element.start]
+        fixed = 0 if recomputing else unit.fixed_bytes
+        self.held_bytes += fixed
+        if (choice := element.choice) is not None:
+            self._see(start, gradients + self._unheld(start) + choice.forward_peak_bytes)
+            self.cost += (unit.rerun_cost if last else unit.forward_cost) if recomputing else 0.0
+            selective = choice is not unit.choices[0]
+            tensors = choice.kept_tensors | (chain.values[start] if selective else frozenset())
+            return self._charge(tensors, fixed, choice.kept_bytes)
+        release = self._charge(chain.values[start], fixed, 0)
+        for at in range(start, start if last else element.stop):
+            self._see(at, gradients + self._unheld(at) + chain.units[at].forward_bytes)
+            self.cost += chain.units[at].forward_cost if recomputing else 0.0
+        return release
+
+    def _backward(self, element: _Element) -> None:
+        gradients = self._gradients(element.stop)
+        if element.choice is None:
+            self.cost += self.chain.region_cost
+            self._run(element.inner, gradients=gradients, early_stop=True)
+        else:
+            self._see(element.start, gradients + element.choice.backward_peak_bytes)
+            self.cost += element.choice.recompute_cost
+
+    def _charge(self, tensors: frozenset[int], fixed: int, kept: int) -> Callable[[], None]:
+        """Hold tensors and bytes; `fixed` is held already and is only released."""
+        new = tensors - self.charged
+        held = kept + self.chain.bytes_of(new)
+        self.charged |= new
+        self.held_bytes += held
+
+        def release() -> None:
+            self.charged.difference_update(new)
+            self.held_bytes -= fixed + held
+
+        return release
+
+    def _unheld(self, boundary: int) -> int:
+        return self.chain.bytes_of(self.chain.values[boundary] - self.charged)
+
+    def _gradients(self, boundary: int) -> int:
+        """Return what is live of gradients when the units from `boundary` on have run backward."""
+        done = self.chain.units[boundary:]
+        return self.chain.gradient_bytes(boundary) + sum(unit.parameter_gradient_bytes for unit in done)
+
+    def _see(self, unit: int, above_held: int) -> None:
+        if self.held_bytes + above_held > self.peak_bytes:
+            self.peak_bytes, self.peak_unit = self.held_bytes + above_held, unit

@@ -1,0 +1,1 @@
+"""A model with its batch on a device, and one training step of it."""

@@ -1,0 +1,87 @@
+"""Build a model by the contract of its factory: `(module, batch)` or `(module, batch, loss_fn)`, on a device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from rematbench.errors import ModelError
+from rematbench.loading import load_attribute
+from rematbench.suite.model_ref import ModelRef
+from rematbench.workload.step import Batch, Workload, batch_tensors
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
+}
+
+
+def build(ref: ModelRef, device: torch.device, *, dtype: torch.dtype, seed: int, optimizer: str = "none") -> Workload:
+    """Load the factory, seed, call it, and put what it returns on the device.
+
+    Parameters, buffers and floating batch tensors take `dtype`; a batch tensor that requires a gradient still does.
+
+    Raises:
+        ModelError: the factory cannot be loaded, does not take the arguments, or returns something else.
+    """
+    factory = load_attribute(ref.reference, ref.root)
+    _check_arguments(ref, factory)
+    torch.manual_seed(seed)
+    module, batch, loss_fn = _unpacked(ref, factory(**ref.arguments))
+    module = module.to(device=device, dtype=dtype)
+    placed = pytree.tree_map_only(torch.Tensor, lambda tensor: _placed(tensor, device, dtype), batch)
+    made = OPTIMIZERS[optimizer](module.parameters()) if optimizer != "none" else None
+    return Workload(module=module, batch=placed, loss_fn=loss_fn, optimizer=made)
+
+
+def _check_arguments(ref: ModelRef, factory: Any) -> None:
+    if not callable(factory):
+        raise ModelError(
+            f"{ref.reference} is a {type(factory).__name__}: expected a factory that returns (module, batch)"
+        )
+    try:
+        signature = inspect.signature(factory)
+        signature.bind(**ref.arguments)
+    except TypeError as error:
+        raise ModelError(f"{ref.reference}{signature}: {error}") from error
+    except ValueError:
+        return
+
+
+def _unpacked(ref: ModelRef, made: Any) -> tuple[nn.Module, Batch, Callable[[Any], torch.Tensor] | None]:
+    parts = made if isinstance(made, tuple) else (made,)
+    module, batch, loss_fn = (*parts, None, None)[:3] if len(parts) <= 3 else (None, None, None)
+    if not isinstance(module, nn.Module) or not isinstance(batch, tuple | list | Mapping):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise ModelError(
+            f"{ref.reference} returned ({kinds}): expected (module, batch) or (module, batch, loss_fn), "
+            f"the batch a tuple of arguments or a dict of keyword arguments"
+        )
+    return module, tuple(batch) if isinstance(batch, list) else batch, loss_fn
+
+
+def _placed(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    kept = tensor.detach().to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+    return kept.requires_grad_(tensor.requires_grad)
+
+
+def static_bytes(workload: Workload) -> int:
+    """Return the bytes of parameters, buffers, batch and optimizer state, each storage once."""
+    tensors = [
+        *workload.module.parameters(),
+        *workload.module.buffers(),
+        *batch_tensors(workload.batch).values(),
+        *(optimizer_tensors(workload.optimizer) if workload.optimizer else ()),
+    ]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Return the tensors an optimizer keeps between steps."""
+    return [leaf for state in optimizer.state.values() for leaf in state.values() if isinstance(leaf, torch.Tensor)]

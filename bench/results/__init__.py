@@ -1,1 +1,0 @@
-"""Records and everything derived from them: statistics, tables, sentences. No torch."""

@@ -1,0 +1,167 @@
+"""Plans hold their budget as measured, beat the strategies people choose by hand, and say why where none fits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.planner.test_profiling import SIZES
+from torch import nn
+
+from rematbench import Placement, Plan, plan
+from rematbench.errors import PlacementError, RematbenchError
+from rematbench.measuring.session import Session
+from rematbench.placement.goal import parse_goal
+from rematbench.placement.strategies import parse_strategy
+from rematbench.placing.outline import outline
+from rematbench.planner.planner import Planner, _Search
+from rematbench.planner.profiling import profile
+from rematbench.suite.model_ref import ModelRef
+from rematbench.workload.building import build, static_bytes
+from rematbench.workload.step import Workload
+
+CPU = torch.device("cpu")
+PEERS = ("each", "each-but-last", "sqrt", "checkpoint_sequential:2", "each+save=matmuls")
+NETWORKS = ("residual.conv_bn", "concat_skip.unet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network, its planner, and the peak and the recomputed FLOPs of every peer."""
+
+    session: Session
+    planner: Planner
+    peers: dict[str, tuple[int, int]]
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def subject(request: pytest.FixtureRequest) -> Subject:
+    ref = ModelRef.parse(request.param, Path.cwd(), **SIZES[request.param])
+    session = Session(build(ref, CPU, dtype=torch.float32, seed=0), CPU)
+    session.keep_plain()
+    peers = {peer: figures_of(session, peer) for peer in PEERS}
+    return Subject(session=session, planner=Planner(session, CPU), peers=peers)
+
+
+def figures_of(session: Session, text: str) -> tuple[int, int]:
+    found = session.measure(parse_strategy(text).place(outline(session.workload.module)))
+    assert found.flops is not None
+    assert found.flops.recompute is not None
+    return found.memory.peak_bytes, found.flops.recompute
+
+
+def test_at_the_peak_of_every_peer_a_plan_recomputes_no_more(subject: Subject) -> None:
+    for peer, (peak, flops) in subject.peers.items():
+        planned = subject.planner.plan(parse_goal(f"plan-flops:{peak}/step"))
+        found = subject.session.measure(planned.placement)
+        assert found.memory.peak_bytes == planned.facts.measured_peak_bytes <= peak, peer
+        assert found.flops is not None
+        assert found.flops.recompute == planned.facts.predicted_cost <= flops, peer
+        assert found.equality is not None
+        assert (found.equality.gradients, found.equality.buffers, found.equality.rng_state) == (
+            "bitwise",
+            "equal",
+            "equal",
+        )
+        assert planned.facts.bound_cost is not None
+        assert planned.facts.bound_cost <= planned.facts.predicted_cost * (1 + 1e-9) + 1e-6
+
+
+def test_a_frontier_is_monotone_and_goes_at_least_as_low_as_any_peer(subject: Subject) -> None:
+    facts = [subject.planner.plan(parse_goal(f"frontier:{k}/4")).facts for k in range(1, 5)]
+    assert facts[0].measured_peak_bytes <= min(peak for peak, _ in subject.peers.values())
+    costs = [fact.predicted_cost for fact in facts]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] == 0
+
+
+def test_a_budget_below_all_names_the_least_peak_and_its_block(subject: Subject) -> None:
+    with pytest.raises(PlacementError, match=r"no placement fits; the least peak of the step is .*iB.*, set by "):
+        subject.planner.plan(parse_goal("plan-flops:1KiB/step"))
+
+
+class Narrow(nn.Module):
+    """Wide inside, narrow at its borders: what nesting is for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.body(x))
+
+
+def deep() -> tuple[nn.Module, tuple[torch.Tensor]]:
+    torch.manual_seed(0)
+    return nn.Sequential(*(Narrow() for _ in range(16))), (torch.randn(4096, 8),)
+
+
+def test_nesting_goes_below_what_any_flat_placement_reaches() -> None:
+    model, batch = deep()
+    session = Session(Workload(module=model, batch=batch), CPU)
+    session.keep_plain()
+    flat = [*(f"segments:{count}" for count in (1, 2, 4, 5, 8, 16)), "each-but-last"]
+    least = Planner(session, CPU).plan(parse_goal("frontier:1/2"))
+    assert least.facts.measured_peak_bytes < min(figures_of(session, text)[0] for text in flat)
+
+
+def test_a_plan_from_python_fits_and_applies() -> None:
+    model, batch = deep()
+    workload = Workload(module=model, batch=batch)
+    plain = Session(workload, CPU).readings(Placement(name="none"))[0].peak_bytes
+    budget = static_bytes(workload) + plain // 2
+    found = plan(model, batch, budget_bytes=budget, minimise="flops")
+    assert isinstance(found, Plan)
+    assert found.measured_peak_bytes is not None
+    assert found.measured_peak_bytes + found.static_bytes <= budget
+    assert "(measured)" in found.explain()
+    handle = found.apply()
+    assert handle.blocks
+    handle.remove()
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_plan_from_costs_alone_measures_nothing() -> None:
+    model, batch = deep()
+    costs = profile(Workload(module=model, batch=batch), CPU)
+    most = plan(costs=costs, budget_bytes=2**40, minimise="flops")
+    assert (most.placement.regions, most.cost, most.measured_peak_bytes) == ((), 0.0, None)
+    assert "(predicted)" in most.explain()
+    tight = plan(costs=costs, budget_bytes=most.predicted_peak_bytes // 2, minimise="flops")
+    assert tight.predicted_peak_bytes <= most.predicted_peak_bytes // 2
+    with pytest.raises(RematbenchError, match="costs alone"):
+        tight.apply()
+    with pytest.raises(RematbenchError, match="a model and a batch, or costs"):
+        plan(budget_bytes=1)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 10**6), st.floats(0.99, 1.01)), min_size=1, max_size=40, unique_by=lambda p: p[0]
+    ),
+    st.integers(0, 10**6),
+)
+def test_a_search_takes_what_fits_and_nothing_cheaper_near_by_fits(
+    points: Sequence[tuple[int, float]], budget: int
+) -> None:
+    predicted = sorted(peak for peak, _ in points)
+    errors = dict(points)
+    measured = [int(peak * errors[peak]) for peak in predicted]
+    search = _Search(predicted, budget, measured.__getitem__)
+    found = search.best()
+    if found is None:
+        assert measured[0] > budget
+        return
+    assert measured[found] <= budget
+    near = [at for at in range(found + 1, len(predicted)) if predicted[at] <= budget * 1.03][:3]
+    assert all(measured[at] > budget for at in near if predicted[at] > budget)
+    assert search.tries <= len(predicted) + 9
+
+
+def test_a_search_looks_past_a_point_that_does_not_fit() -> None:
+    """The model errs by 1 % on one point and not on the next, which is cheaper."""
+    assert _Search([90, 1005, 1010], 1000, [90, 1015, 1000].__getitem__).best() == 2

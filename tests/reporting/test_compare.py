@@ -1,0 +1,123 @@
+"""Comparisons of rows made up for them, against arithmetic by hand."""
+
+import csv
+import io
+import json
+from math import prod
+from pathlib import Path
+
+import pytest
+from tests.records.making import CPU, MIB, equality, measurement, memory, rows, timing
+
+from rematbench.errors import RematbenchError
+from rematbench.records.columns import COLUMNS
+from rematbench.records.measurement import Flops, Measurement
+from rematbench.records.run import MARGIN, Run, key_of
+from rematbench.reporting.compare import by_sheet, change_sheet, frontier_sheets
+from rematbench.reporting.sheet import Sheet, to_csv, to_json
+
+
+def run_of(*cases: Measurement) -> Run:
+    table = [{column.name: column.value(row) for column in COLUMNS} | {MARGIN: None} for row in rows(*cases)]
+    return Run(source=Path("run"), rows={key_of(cells): cells for cells in table})
+
+
+def case(placement: str, mib: int, ratio: float, **values: object) -> Measurement:
+    usual = {"memory": memory(mib * MIB), "timing": timing(ratio), "equality": equality(), "environment": CPU}
+    return measurement(placement, **usual | values)
+
+
+RUN = run_of(case("none", 100, 1.0), case("each", 40, 1.3), case("sqrt", 60, 1.1), case("all", 100, 1.5))
+
+
+def test_the_frontier_is_priced_step_by_step() -> None:
+    """A plain step takes 10 ms: 1 ms for 40 MiB, then 2 ms for 20 MiB more."""
+    (sheet,) = frontier_sheets(RUN)
+    assert [(row[0], row[1], row[2], row[5]) for row in sheet.rows] == [
+        ("none", "100.0", "0 %", ""),
+        ("sqrt", "60.0", "40 %", "0.025"),
+        ("each", "40.0", "60 %", "0.1"),
+    ]
+    assert sheet.notes == ("dominated (1): all",)
+
+
+def test_the_order_is_asked_for_by_a_known_name() -> None:
+    assert [row[0] for row in next(frontier_sheets(RUN, "time")).rows] == ["none", "sqrt", "each"]
+    with pytest.raises(RematbenchError, match="--sort: unknown order 'tme': did you mean 'time'"):
+        list(frontier_sheets(RUN, "tme"))
+
+
+def test_devices_stand_side_by_side() -> None:
+    sheet = by_sheet(run_of(case("none", 10, 1.0), case("none", 8, 1.0, device="cuda:0")), "device")
+    assert sheet.header == (
+        "model",
+        "placement",
+        "dtype",
+        "cpu peak MiB",
+        "cpu ratio",
+        "cuda:0 peak MiB",
+        "cuda:0 ratio",
+    )
+    assert sheet.rows == (("toy", "none", "float32", "10.0", "1.00×", "8.0", "1.00×"),)
+    with pytest.raises(RematbenchError, match="--by: unknown column 'model'"):
+        by_sheet(RUN, "model")
+
+
+def test_changes_are_marked_and_the_rest_is_folded() -> None:
+    new = run_of(case("none", 100, 1.0), case("each", 50, 1.3), case("sqrt", 30, 1.1), case("last:1", 90, 1.0))
+    sheet = change_sheet(RUN, new)
+    marks = {row[1]: row[2] for row in sheet.rows if row[1]}
+    assert marks == {"each": "worse", "sqrt": "better", "all": "gone", "last:1": "new"}
+    assert "within noise (1): toy/none" in sheet.notes
+    mean = prod([1.0, 50 / 40, 30 / 60]) ** (1 / 3)
+    assert sheet.rows[-1][0] == "geometric mean"
+    assert f"{mean:.3f}×" in sheet.rows[-1]
+
+
+def test_time_counts_only_when_the_intervals_part() -> None:
+    slower = run_of(case("none", 100, 1.0), case("each", 40, 1.5), case("sqrt", 60, 1.1), case("all", 100, 1.5))
+    assert [row[1:3] for row in change_sheet(RUN, slower).rows[:-1]] == [("each", "worse")]
+    few = run_of(case("each", 40, 1.5, timing=timing(1.5, rounds=3)))
+    assert [row for row in change_sheet(run_of(case("each", 40, 1.3)), few).rows if row[1] == "each"] == []
+
+
+def test_other_environments_are_said() -> None:
+    other = CPU.model_copy(update={"torch": "2.14.0", "threads": 8})
+    notes = " ".join(change_sheet(RUN, run_of(case("none", 100, 1.0, environment=other))).notes)
+    assert "different torch: 2.13.0 → 2.14.0" in notes
+    assert "different threads: 2 → 8" in notes
+
+
+def test_a_sheet_in_markdown_is_inert() -> None:
+    sheet = Sheet(title="<img src=x onerror=alert(1)>", header=("a|b",), rows=(("`x`|*y*",),), notes=("_n_",))
+    text = sheet.to_markdown()
+    assert "<img" not in text.replace("\\<", "")
+    assert all(mark not in text.replace(f"\\{mark}", "") for mark in "`*_")
+
+
+def test_a_sheet_as_csv_and_json_is_what_it_holds() -> None:
+    sheets = list(frontier_sheets(RUN))
+    header, *lines = csv.reader(io.StringIO(to_csv(sheets)))
+    assert header == ["table", *sheets[0].header]
+    assert [tuple(line[1:]) for line in lines] == list(sheets[0].rows)
+    (data,) = json.loads(to_json(sheets))
+    assert [tuple(row.values()) for row in data["rows"]] == list(sheets[0].rows)
+
+
+def test_the_plain_step_is_shown_even_where_noise_puts_another_before_it() -> None:
+    (sheet,) = frontier_sheets(run_of(case("none", 100, 1.0), case("each", 40, 0.9)))
+    assert [row[0] for row in sheet.rows] == ["none", "each"]
+    assert [row[5] for row in sheet.rows] == ["", ""]
+    assert sheet.notes == ()
+
+
+def test_training_and_recomputation_that_changed_are_never_folded_away() -> None:
+    def flops(recompute: int) -> Flops:
+        return Flops(forward=1, total=9, recompute=recompute, uncounted_ops=())
+
+    old = run_of(case("each", 40, 1.3, flops=flops(5)), case("sqrt", 40, 1.3, flops=flops(5)))
+    new = run_of(
+        case("each", 40, 1.3, flops=flops(5), equality=equality("different")), case("sqrt", 40, 1.3, flops=flops(6))
+    )
+    marks = {row[1]: row[2] for row in change_sheet(old, new).rows if row[1]}
+    assert marks == {"each": "training", "sqrt": "worse"}

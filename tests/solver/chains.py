@@ -1,0 +1,101 @@
+"""Chains to plan for: random small ones that use everything the model has, and long ones like real models."""
+
+import random
+
+from hypothesis import strategies as st
+
+from rematbench.solver.chain import Choice, Unit, UnitChain
+
+SMALL = st.integers(0, 12)
+"""Costs are whole numbers, so that sums are exact in any order."""
+
+
+@st.composite
+def chains(draw: st.DrawFn, *, most: int = 5) -> UnitChain:
+    """Up to `most` units: bypassing tensors, boundaries no region may span, selective choices, fixed bytes."""
+    count = draw(st.integers(1, most))
+    values: list[set[int]] = [set() for _ in range(count + 1)]
+    tensors = draw(st.integers(1, count + 3))
+    for tensor in range(tensors):
+        first = draw(st.integers(0, count))
+        for at in range(first, draw(st.integers(first, count)) + 1):
+            values[at].add(tensor)
+    joins = draw(st.lists(st.sampled_from([True, True, True, False]), min_size=count - 1, max_size=count - 1))
+    return UnitChain(
+        tensor_bytes=tuple(draw(SMALL) for _ in range(tensors)),
+        tensor_gradient_bytes=tuple(draw(SMALL) for _ in range(tensors)),
+        values=tuple(map(frozenset, values)),
+        joins=tuple(joins),
+        units=tuple(
+            draw(units(at, values[at] | values[at + 1], apart=not at or not joins[at - 1])) for at in range(count)
+        ),
+        region_cost=float(draw(st.sampled_from([0, 0, 1, 5]))),
+    )
+
+
+@st.composite
+def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
+    kept = st.frozensets(st.sampled_from(sorted(tensors))) if tensors else st.just(frozenset[int]())
+    forward = draw(SMALL)
+    can_be_region = draw(st.sampled_from([True, True, True, False]))
+    saves = ["everything", "matmuls", "half"][: draw(st.integers(1, 3)) if can_be_region else 1]
+    return Unit(
+        name=f"unit{at}",
+        forward_bytes=draw(SMALL),
+        forward_cost=float(forward),
+        rerun_cost=float(draw(st.integers(0, forward))),
+        parameter_gradient_bytes=draw(SMALL),
+        fixed_bytes=draw(SMALL) if apart else 0,
+        can_be_region=can_be_region,
+        choices=tuple(
+            Choice(
+                save=save,
+                kept_bytes=draw(SMALL),
+                kept_tensors=draw(kept),
+                forward_peak_bytes=draw(SMALL),
+                backward_peak_bytes=draw(SMALL),
+                recompute_cost=float(draw(SMALL)) if number else 0.0,
+            )
+            for number, save in enumerate(saves)
+        ),
+    )
+
+
+def long_chain(count: int, *, seed: int = 0) -> UnitChain:
+    """Units of random sizes in the proportions of residual blocks: they keep some six times what travels."""
+    rng = random.Random(seed)
+    sizes = tuple(rng.randint(2**18, 2**21) for _ in range(count + 1))
+    return UnitChain(
+        tensor_bytes=sizes,
+        tensor_gradient_bytes=sizes,
+        values=tuple(frozenset({at}) for at in range(count + 1)),
+        joins=(True,) * (count - 1),
+        units=tuple(_block(rng, at, sizes[at], sizes[at + 1]) for at in range(count)),
+    )
+
+
+def _block(rng: random.Random, at: int, before: int, after: int) -> Unit:
+    kept = int(rng.uniform(2, 10) * after)
+    forward = rng.uniform(1, 4) * 1e-3
+    plain = Choice(
+        save="everything",
+        kept_bytes=kept,
+        kept_tensors=frozenset({at}),
+        forward_peak_bytes=kept + after,
+        backward_peak_bytes=before + after,
+    )
+    matmuls = Choice(
+        save="matmuls",
+        kept_bytes=kept // 2,
+        forward_peak_bytes=kept // 2 + 2 * after,
+        backward_peak_bytes=before + after + kept // 2,
+        recompute_cost=forward * rng.uniform(0.05, 0.3),
+    )
+    return Unit(
+        name=f"blocks[{at}]",
+        choices=(plain, matmuls),
+        forward_bytes=3 * after,
+        forward_cost=forward,
+        rerun_cost=forward * rng.uniform(0.5, 1.0),
+        parameter_gradient_bytes=rng.randint(0, 2**17),
+    )

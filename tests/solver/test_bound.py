@@ -1,0 +1,52 @@
+"""Bounds never exceed what some schedule reaches."""
+
+import math
+from itertools import pairwise
+
+from hypothesis import given, settings
+from tests.solver.brute import best
+from tests.solver.chains import chains, long_chain
+
+from rematbench.solver.bound import least_cost, least_working_set_bytes
+from rematbench.solver.chain import UnitChain
+from rematbench.solver.simulate import simulate
+from rematbench.solver.solve import frontier
+
+ROUNDING = 1e-6
+
+
+@given(chains(most=4))
+@settings(max_examples=100, deadline=None)
+def test_no_schedule_beats_the_bounds(chain: UnitChain) -> None:
+    for peak, cost in best(chain):
+        assert least_working_set_bytes(chain) <= peak
+        assert least_cost(chain, peak) <= cost + ROUNDING
+
+
+@given(chains(most=9))
+@settings(max_examples=40, deadline=None)
+def test_the_bound_falls_as_the_budget_rises_to_nothing_for_the_plain_step(chain: UnitChain) -> None:
+    peaks = [found.peak_bytes for found in frontier(chain, points=4)] + [simulate(chain, ()).peak_bytes]
+    bounds = [least_cost(chain, peak) for peak in sorted(peaks)]
+    assert all(after <= before + ROUNDING for before, after in pairwise(bounds))
+    assert bounds[-1] == 0
+
+
+def test_below_the_largest_working_set_nothing_fits() -> None:
+    chain = long_chain(6)
+    assert least_cost(chain, least_working_set_bytes(chain) - 1) == math.inf
+
+
+def test_the_bound_says_something() -> None:
+    """On twelve blocks it is a good part of the optimum somewhere, and never zero where memory is short."""
+    chain = long_chain(12)
+    found = frontier(chain, points=12)
+    shares = [least_cost(chain, one.peak_bytes) / one.cost for one in found if one.cost]
+    assert max(shares) > 0.5
+    assert shares[0] > 0.1
+    assert max(shares) <= 1 + ROUNDING
+
+
+def test_the_working_set_is_reached_by_a_single_unit() -> None:
+    chain = long_chain(1)
+    assert least_working_set_bytes(chain) == frontier(chain, points=None)[0].peak_bytes
