@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rematbench.errors import ModelError
 from rematbench.inspecting.inspect import inspect
-from rematbench.measuring.memory import Meter
+from rematbench.measuring.meter import Meter
 from rematbench.measuring.session import Session
 from rematbench.records.inspection import Inspection, ModuleCost
 from rematbench.reporting.tree import tree

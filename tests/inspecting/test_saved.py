@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rematbench.inspecting.saved import kept_tensors
 from rematbench.loading import reference_models
-from rematbench.measuring.memory import CpuMeter
+from rematbench.measuring.cpu_meter import CpuMeter
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement
 from rematbench.records.inspection import SavedTensor

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rematbench.measuring.session import Session
+from rematbench.torch_internals import storage_key
 from rematbench.units import format_bytes
 from rematbench.workload.step import call
 
@@ -41,7 +42,7 @@ def _field(output: Any, name: str) -> Any:
 
 
 def _held_bytes(cache: Any) -> int:
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in _tensors(cache, set())}
+    storages = {storage_key(tensor): tensor.untyped_storage() for tensor in _tensors(cache, set())}
     return sum(storage.nbytes() for storage in storages.values())
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from rematbench.errors import ModelError
 from rematbench.inspecting.caches import remarks_on
@@ -24,6 +23,7 @@ from rematbench.placing.outline import outline
 from rematbench.placing.parts import Forward, every_module, is_compiled, shadowed
 from rematbench.records.inspection import Inspection, ModuleCost
 from rematbench.suite.suite import Job
+from rematbench.torch_internals import pytree
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.building import static_bytes
 from rematbench.workload.devices import clock_for

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils import _pytree as pytree
 
 from rematbench.placing.parts import marked
 from rematbench.records.inspection import SavedKind, SavedTensor
+from rematbench.torch_internals import pytree, saved_attributes, saved_objects, storage_key
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.step import Workload, batch_tensors, call, loss_from
 
@@ -74,11 +74,13 @@ class _Watch:
     def name_operators(self, tensors: Iterable[torch.Tensor]) -> None:
         """Ask the nodes behind these for what they saved, and see which tensors that unpacks."""
         for node in _nodes(tensor.grad_fn for tensor in tensors):
-            for attribute in _saved_attributes(node):
+            for attribute, argument in saved_attributes(node).items():
+                if _is_packed_elsewhere(node, attribute):
+                    continue
                 self.unpacked.clear()
                 getattr(node, attribute)
                 for entry in self.unpacked:
-                    entry.operator = _operator(node, attribute)
+                    entry.operator = _operator(node, argument)
         self.unpacked.clear()
 
 
@@ -109,15 +111,17 @@ def kept_tensors(workload: Workload) -> Kept:
     entries = watch.entries
     static = _static_kinds(workload)
     found = sorted(_by_storage(entries, static), key=lambda saved: -saved.bytes)
-    known = {*static, *(_address(entry.tensor) for entry in entries)}
-    output_bytes = {_address(leaf): leaf.untyped_storage().nbytes() for leaf in leaves if _address(leaf) not in known}
+    known = {*static, *(storage_key(entry.tensor) for entry in entries)}
+    output_bytes = {
+        storage_key(leaf): leaf.untyped_storage().nbytes() for leaf in leaves if storage_key(leaf) not in known
+    }
     return Kept(saved=tuple(found), output_bytes=sum(output_bytes.values()))
 
 
 def _by_storage(entries: list[_Entry], static: dict[int, SavedKind]) -> Iterator[SavedTensor]:
     by_storage: dict[int, list[_Entry]] = {}
     for entry in entries:
-        by_storage.setdefault(_address(entry.tensor), []).append(entry)
+        by_storage.setdefault(storage_key(entry.tensor), []).append(entry)
     for address, savers in by_storage.items():
         first = savers[0]
         yield SavedTensor(
@@ -140,11 +144,7 @@ def _static_kinds(workload: Workload) -> dict[int, SavedKind]:
         "buffer": module.buffers(),
         "parameter": module.parameters(),
     }
-    return {_address(tensor): kind for kind, tensors in groups.items() for tensor in tensors}
-
-
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return {storage_key(tensor): kind for kind, tensors in groups.items() for tensor in tensors}
 
 
 def _nodes(roots: Iterable[Any]) -> Iterator[Any]:
@@ -160,29 +160,20 @@ def _nodes(roots: Iterable[Any]) -> Iterator[Any]:
         stack += new
 
 
-def _saved_attributes(node: Any) -> list[str]:
-    """Return the attributes that unpack what a node saved; a user's `autograd.Function` has one for all."""
-    names = [name for name in dir(node) if name.startswith("_saved_")]
-    names = names or [name for name in ("saved_tensors",) if hasattr(type(node), name)]
-    return [name for name in names if not _is_packed_elsewhere(node, name)]
-
-
 def _is_packed_elsewhere(node: Any, attribute: str) -> bool:
     """Tell whether hooks of the model's own saved it: asked, a region that it checkpoints would run once more.
 
     False where torch is too old to say.
     """
-    raw = getattr(node, f"_raw_{attribute.removeprefix('_')}", ())
-    data = [saved.data for saved in (raw if isinstance(raw, tuple) else (raw,)) if hasattr(saved, "data")]
-    return bool(data) and not any(isinstance(entry, _Entry) for entry in data)
+    packed = saved_objects(node, attribute)
+    return bool(packed) and not any(isinstance(entry, _Entry) for entry in packed)
 
 
-def _operator(node: Any, attribute: str) -> str:
-    """`NativeBatchNormBackward0` and `_saved_input` become `native_batch_norm (input)`."""
+def _operator(node: Any, argument: str) -> str:
+    """Return `native_batch_norm (input)` for a node `NativeBatchNormBackward0`."""
     name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
     name = re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", name).lower()
-    what = attribute.removeprefix("_saved_")
-    return name if what == attribute else f"{name} ({what})"
+    return f"{name} ({argument})" if argument else name
 
 
 def _line(frame: FrameType | None) -> str:

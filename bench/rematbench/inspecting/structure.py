@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils import _pytree as pytree
 
 from rematbench.placing.parts import Forward, parts, shadowed
 from rematbench.records.measurement import Skip, Structure
+from rematbench.torch_internals import StorageReference, pytree
 from rematbench.workload.step import Workload, batch_tensors, call
 
 
@@ -28,7 +27,7 @@ class Call:
 class _Seen:
     """A storage that crossed a part's border; the weak reference keeps its identity from being given again."""
 
-    reference: StorageWeakRef
+    reference: StorageReference
     size_bytes: int
     shape: tuple[int, ...]
 
@@ -54,9 +53,9 @@ class _Watch:
         return frozenset(self._identity(leaf) for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor))
 
     def _identity(self, tensor: torch.Tensor) -> int:
-        storage = tensor.untyped_storage()
-        seen = _Seen(reference=StorageWeakRef(storage), size_bytes=storage.nbytes(), shape=tuple(tensor.shape))
-        return self.seen.setdefault(seen.reference.cdata, seen).reference.cdata
+        reference, size_bytes = StorageReference(tensor), tensor.untyped_storage().nbytes()
+        seen = _Seen(reference=reference, size_bytes=size_bytes, shape=tuple(tensor.shape))
+        return self.seen.setdefault(reference.key, seen).reference.key
 
 
 def structure_of(workload: Workload) -> Structure:

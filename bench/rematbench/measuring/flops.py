@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+
+from rematbench.torch_internals import DispatchMode, Operator, flop_formulas, pytree, schema_of
 
 aten = torch.ops.aten
 
@@ -35,7 +34,7 @@ class FlopCount:
     uncounted_ops: tuple[str, ...]
 
 
-class FlopMeter(TorchDispatchMode):
+class FlopMeter(DispatchMode):
     """Counts the FLOPs of what runs inside the `with` block, backward and recomputation included.
 
         with FlopMeter() as meter:
@@ -62,7 +61,7 @@ class FlopMeter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._formulas: dict[Any, Callable[..., int]] = {**flop_registry, **FORMULAS}
+        self._formulas: dict[Any, Callable[..., int]] = flop_formulas() | FORMULAS
         self._flops = 0
         self._uncounted: set[str] = set()
 
@@ -78,7 +77,7 @@ class FlopMeter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        operator = getattr(func, "_overloadpacket", func)  # a formula is an operator's, not one overload's
+        operator = getattr(func, "overloadpacket", func)  # a formula is an operator's, not one overload's
         formula = self._formulas.get(operator)
         if formula is None and not _is_free(func):
             return self._run_without_formula(func, operator, args, kwargs)
@@ -88,14 +87,14 @@ class FlopMeter(TorchDispatchMode):
         return out
 
     def _run_without_formula(self, func: Any, operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if torch.is_inference_mode_enabled() and isinstance(func, torch._ops.OpOverload):
+        if torch.is_inference_mode_enabled() and isinstance(func, Operator):
             # Elsewhere autograd has already taken composite operators (`linear`, `lstm`) apart.
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        if any(_is_floating(leaf) for leaf in tree_leaves((args, kwargs, out))):
+        if any(_is_floating(leaf) for leaf in pytree.tree_leaves((args, kwargs, out))):
             self._uncounted.add(f"{func.namespace}.{operator.__name__}")
         return out
 
@@ -243,17 +242,17 @@ _FREE_KERNEL = re.compile("|".join(fnmatch.translate(name) for name in " ".join(
 @cache
 def _is_free(func: Any) -> bool:
     """Whether the work is zero by convention: views, element-wise work, new tensors, plain questions."""
-    if not isinstance(func, torch._ops.OpOverload):
+    if not isinstance(func, Operator):
         return False
     if func.namespace not in ("aten", "prim"):
         return _is_tagged(func)
     kernel = _kernel_name(func)
-    return bool(_FREE_KERNEL.match(kernel)) or _makes_or_asks(func._schema) or _any_tagged(func, kernel)
+    return bool(_FREE_KERNEL.match(kernel)) or _makes_or_asks(schema_of(func)) or _any_tagged(func, kernel)
 
 
-def _kernel_name(func: torch._ops.OpOverload) -> str:
+def _kernel_name(func: Operator) -> str:
     """`abs_`, `_foreach_abs` -> `abs`; `_softmax_backward_data` -> `softmax`; `glu_backward` -> `glu`."""
-    name = func._schema.name.partition("::")[2].strip("_").removeprefix("foreach_")
+    name = schema_of(func).name.partition("::")[2].strip("_").removeprefix("foreach_")
     return re.sub(r"_(backward|forward|functional)(_.*)?$", "", name)
 
 
@@ -263,12 +262,12 @@ def _makes_or_asks(schema: torch.FunctionSchema) -> bool:
     return not takes_tensor or not gives_tensor
 
 
-def _any_tagged(func: torch._ops.OpOverload, kernel: str) -> bool:
+def _any_tagged(func: Operator, kernel: str) -> bool:
     # Gradients, in-place and foreach variants often lack the tag of the operator they belong to.
-    family = getattr(aten, kernel, func._overloadpacket)
+    family = getattr(aten, kernel, func.overloadpacket)
     return _is_tagged(func) or any(_is_tagged(getattr(family, overload)) for overload in family.overloads())
 
 
-def _is_tagged(func: torch._ops.OpOverload) -> bool:
+def _is_tagged(func: Operator) -> bool:
     free_tags = (torch.Tag.pointwise, torch.Tag.view_copy, torch.Tag.inplace_view)
     return func.is_view or any(tag in func.tags for tag in free_tags)

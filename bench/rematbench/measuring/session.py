@@ -13,7 +13,7 @@ import torch
 
 from rematbench.measuring.equality import Outcome, compare, outcome_of
 from rematbench.measuring.flops import FlopCount, FlopMeter
-from rematbench.measuring.memory import Meter, meter_for
+from rematbench.measuring.meter import Meter, meter_for
 from rematbench.placement.placement import Placement
 from rematbench.placing.apply import applied
 from rematbench.placing.parts import is_compiled, marked

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from rematbench.placing.outline import children_of, has_forward, outline
+from rematbench.placing.outline import has_forward, outline
+from rematbench.torch_internals import children_of, runs_compiled
 
 Forward = Callable[..., Any]
 Mark = Callable[[str], AbstractContextManager[Any]]
@@ -101,7 +102,4 @@ def shadowed(modules: Mapping[str, nn.Module], around: Callable[[str, Forward], 
 
 def is_compiled(model: nn.Module) -> bool:
     """Tell whether any module of a model runs through `torch.compile`; asked without importing what compiles."""
-    return any(
-        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
-        for module in model.modules()
-    )
+    return any(runs_compiled(module) for module in model.modules())
