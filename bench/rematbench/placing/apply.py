@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torch._compile import _disable_dynamo
 from torch.utils.checkpoint import CheckpointError
 
 from rematbench.errors import PlacementError
@@ -24,6 +23,7 @@ from rematbench.placing.compiling import compiled_call
 from rematbench.placing.outline import outline
 from rematbench.placing.region import RegionRun
 from rematbench.placing.sites import covered_modules, find_sites
+from rematbench.torch_internals import compiled_call_of, disable_dynamo, set_compiled_call
 
 
 class Handle:
@@ -47,8 +47,8 @@ class Handle:
 
     def compile(self, model: nn.Module, call: Forward) -> None:
         """Put a compiled call in the place of the model's own, as `Module.compile` does."""
-        self._compiled = model, model._compiled_call_impl
-        model._compiled_call_impl = call
+        self._compiled = model, compiled_call_of(model)
+        set_compiled_call(model, call)
 
     def remove(self) -> None:
         """Give every member its own forward back, last replaced first, and keep nothing of a step broken off."""
@@ -62,7 +62,7 @@ class Handle:
                 module.forward = previous
         if self._compiled is not None:
             model, call = self._compiled
-            model._compiled_call_impl = call
+            set_compiled_call(model, call)
             self._compiled = None
 
 
@@ -127,7 +127,7 @@ class _StandIn:
 
     # As torch.utils.checkpoint is itself: compiled code ends before a region and goes on behind it. The public name of
     # this would import dynamo, a second's work, for everyone who only applies.
-    @_disable_dynamo
+    @disable_dynamo
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._forward(*args, **kwargs)
 

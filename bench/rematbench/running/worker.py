@@ -29,7 +29,7 @@ from rematbench.inspecting.caches import remarks_on
 from rematbench.inspecting.inspect import inspect
 from rematbench.inspecting.structure import structure_of
 from rematbench.loading import importable
-from rematbench.measuring.memory import meter_for, self_test
+from rematbench.measuring.meter import meter_for, self_test
 from rematbench.measuring.resident import resident_growth
 from rematbench.measuring.session import Findings, Session
 from rematbench.measuring.timing import schedule
