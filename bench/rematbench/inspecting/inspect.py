@@ -20,7 +20,8 @@ from rematbench.measuring.flops import FlopMeter
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import PLAIN, Placement
 from rematbench.placing.outline import outline
-from rematbench.placing.parts import Forward, every_module, is_compiled, shadowed
+from rematbench.placing.parts import every_module, is_compiled
+from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.records.inspection import Inspection, ModuleCost
 from rematbench.suite.suite import Job
 from rematbench.torch_internals import pytree

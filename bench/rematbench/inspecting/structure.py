@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from rematbench.placing.parts import Forward, parts, shadowed
+from rematbench.placing.parts import parts
+from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.records.measurement import Skip, Structure
 from rematbench.torch_internals import StorageReference, pytree
 from rematbench.workload.step import Workload, batch_tensors, call
