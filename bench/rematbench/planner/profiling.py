@@ -17,7 +17,8 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from rematbench.placing.outline import CONTAINERS
-from rematbench.placing.parts import Forward, parts, shadowed
+from rematbench.placing.parts import parts
+from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import Profile, UnitProfile
 from rematbench.planner.unit_meter import Bench, Measured, Run, measure_unit, unpacked
 from rematbench.solver.schedule import OFFLOAD
