@@ -7,6 +7,7 @@ elements is zero.
 
 import fnmatch
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,12 +27,20 @@ class FlopCount:
     """What a `FlopMeter` has seen so far.
 
     flops: of all contractions, recomputed ones included.
-    uncounted_ops: operators that moved floating-point tensors and have no formula, as `namespace.op`, sorted.
-        Where there are any, `flops` is a lower bound.
+    uncounted_ops: operators that moved floating-point tensors and have no formula, or one of torch's that failed,
+        as `namespace.op`, sorted. Where there are any, `flops` is a lower bound.
     """
 
     flops: int
     uncounted_ops: tuple[str, ...]
+
+
+REFUSAL = RuntimeError
+"""What torch raises where it does not run something under a dispatch mode; of running out of memory it is a kind too.
+
+`NotImplementedError`, which is one, for a higher-order operator without a rule for modes (torch/_ops.py); dynamo's own
+(torch/_dynamo/exc.py) for one that compiles itself, as flex attention does. What is wrong in a formula is none.
+"""
 
 
 class FlopMeter(DispatchMode):
@@ -83,7 +92,14 @@ class FlopMeter(DispatchMode):
             return self._run_without_formula(func, operator, args, kwargs)
         out = func(*args, **kwargs)
         if formula is not None:
-            self._flops += formula(*args, **kwargs, out_val=out)
+            try:
+                self._flops += formula(*args, **kwargs, out_val=out)
+            except Exception:
+                if operator in FORMULAS:
+                    raise
+                # torch's formulas assert what not every call of their operator is, and a user's may do anything.
+                traceback.print_exc()
+                self._uncounted.add(_name_of(func, operator))
         return out
 
     def _run_without_formula(self, func: Any, operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -95,8 +111,12 @@ class FlopMeter(DispatchMode):
                 return out
         out = func(*args, **kwargs)
         if any(_is_floating(leaf) for leaf in pytree.tree_leaves((args, kwargs, out))):
-            self._uncounted.add(f"{func.namespace}.{operator.__name__}")
+            self._uncounted.add(_name_of(func, operator))
         return out
+
+
+def _name_of(func: Any, operator: Any) -> str:
+    return f"{func.namespace}.{operator.__name__}"
 
 
 def _is_floating(value: object) -> bool:
