@@ -15,7 +15,7 @@ from rematbench import __version__
 from rematbench.cli import app, main
 from rematbench.loading import reference_models
 from rematbench.placement.placement import Options
-from rematbench.placement.strategies import known_strategies
+from rematbench.placement.strategies import STRATEGIES
 from rematbench.suite.suite import load_suite, shipped_suites
 
 COMMAND = str(Path(sys.executable).parent / "rematbench")
@@ -211,7 +211,7 @@ def test_help_waits_for_nothing_heavy(folder: Path) -> None:
     ("command", "lines"),
     [
         ("models", reference_models().items()),
-        ("placements", known_strategies()),
+        ("placements", [(known.form, known.meaning) for known in STRATEGIES.values()]),
         ("placements", [(name, f"default {str(option.default).lower()}") for name, option in OPTIONS.items()]),
         ("suites", [(name, load_suite(name).description) for name in shipped_suites()]),
     ],

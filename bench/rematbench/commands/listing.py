@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rematbench.commands.console import out
 from rematbench.loading import reference_models
 from rematbench.placement.placement import Options
-from rematbench.placement.strategies import known_strategies
+from rematbench.placement.strategies import STRATEGIES
 from rematbench.suite.suite import load_suite, shipped_suites
 
 
@@ -18,7 +18,7 @@ def models() -> None:
 
 def placements() -> None:
     """List the placement strategies and their options."""
-    _print_pairs(known_strategies())
+    _print_pairs((known.form, known.meaning) for known in STRATEGIES.values())
     form = "strategy[:argument][@path][+option=value]…"
     out.print(f"\nwritten {form}, or the path of a placement file; options:", markup=False)
     _print_pairs((name, f"default {str(field.default).lower()}") for name, field in Options.model_fields.items())
