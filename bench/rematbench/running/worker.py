@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -28,7 +28,7 @@ from rematbench.errors import PlacementError, RematbenchError
 from rematbench.inspecting.caches import cache_warnings
 from rematbench.inspecting.inspect import inspect
 from rematbench.inspecting.structure import structure_of
-from rematbench.loading import importable
+from rematbench.loading import user_imports
 from rematbench.measuring.meter import meter_for, self_test
 from rematbench.measuring.resident import resident_growth
 from rematbench.measuring.session import Session, UntimedMeasurement
@@ -124,7 +124,7 @@ def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: 
     """
     if isinstance(order, ProbeOrder):
         return _probe(order, say)
-    with _user_imports(order.job):
+    with user_imports(order.job.model.root, order.job.model.reference):
         return _Work(order.job, say).run(order)
 
 
@@ -139,17 +139,6 @@ def _probe(order: ProbeOrder, say: Say) -> None:
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _user_imports(job: Job) -> Iterator[None]:
-    """Let the user's code import what stands in the root folder and, as for a script, beside the model's own file."""
-    root, file = job.model.root, job.model.reference.partition(":")[0]
-    with ExitStack() as folders:
-        if file.endswith(".py"):
-            folders.enter_context(importable((root / file).parent))
-        folders.enter_context(importable(root))
-        yield
 
 
 class _Work:
