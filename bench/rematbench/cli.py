@@ -27,8 +27,7 @@ from rematbench.errors import RematbenchError
 from rematbench.loading import reference_models
 from rematbench.placement.placement import Options
 from rematbench.placement.strategies import known_strategies
-from rematbench.records.columns import COLUMNS, Row, rows_of
-from rematbench.records.measurement import Status
+from rematbench.records.run import Row, rows_of
 from rematbench.records.store import Store, latest, new_run, sole_writer
 from rematbench.reporting.summary import sentences
 from rematbench.reporting.table import model_tables, plain_table, rich_table
@@ -110,7 +109,7 @@ def run(
         _measure(chosen, store)
     rows = rows_of(store.measurements)
     _print_json(rows) if as_json else _print_tables(rows, store.folder)
-    if any(row.case.status is not Status.OK for row in rows):
+    if any(not row.is_ok for row in rows):
         raise typer.Exit(1)
 
 
@@ -160,7 +159,7 @@ def _measure(suite: Suite, store: Store) -> None:
 
 
 def _print_json(rows: list[Row]) -> None:
-    data = [{column.name: _json_value(column.value(row)) for column in COLUMNS} for row in rows]
+    data = [{name: _json_value(value) for name, value in row.cells.items()} for row in rows]
     print(json.dumps(data, indent=2))
 
 

@@ -7,21 +7,21 @@ from tests.records.making import measurement, memory, rows
 
 from rematbench.errors import StorageError
 from rematbench.records.baseline import baseline_csv
-from rematbench.records.columns import COLUMNS, cell_text
-from rematbench.records.run import CannotJudgeError, Run, read_run
+from rematbench.records.columns import cell_text
+from rematbench.records.run import CannotJudgeError, Run
 
 CASES = rows(measurement(memory=memory(100)), measurement("each", memory=memory(60), message="a\u2028b\x0cc\nd"))
-CELLS = [{column.name: column.value(row) for column in COLUMNS} | {"margin": None} for row in CASES]
+CELLS = [row.cells for row in CASES]
 KEYS = [("toy", name, "cpu", "float32") for name in ("none", "each")]
-TEXT = baseline_csv(Run(source=Path(), rows=dict(zip(KEYS, CELLS, strict=True))), None)
+TEXT = baseline_csv(Run("none", CASES), None)
 
 
 def test_rows_come_back_whatever_is_in_their_text(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_bytes(TEXT.encode())
-    found = read_run(tmp_path).rows
+    found = Run(tmp_path).rows
     assert list(found) == KEYS
     for key, cells in zip(KEYS, CELLS, strict=True):
-        assert {name: cell_text(value) for name, value in found[key].items()} == {
+        assert {name: cell_text(value) for name, value in found[key].cells.items()} == {
             name: cell_text(value) for name, value in cells.items()
         }
 
@@ -41,4 +41,4 @@ def test_what_is_not_whole_is_refused(name: str, tmp_path: Path) -> None:
     text, error, says = REFUSED[name]
     (tmp_path / "run.csv").write_bytes(text.encode())
     with pytest.raises(error, match=says):
-        read_run(tmp_path / "run.csv")
+        Run(tmp_path / "run.csv")

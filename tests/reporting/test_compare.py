@@ -4,22 +4,14 @@ import csv
 import io
 import json
 from math import prod
-from pathlib import Path
 
 import pytest
-from tests.records.making import CPU, MIB, equality, measurement, memory, rows, timing
+from tests.records.making import CPU, MIB, equality, measurement, memory, run_of, timing
 
 from rematbench.errors import RematbenchError
-from rematbench.records.columns import COLUMNS
 from rematbench.records.measurement import Flops, Measurement
-from rematbench.records.run import MARGIN, Run, key_of
 from rematbench.reporting.compare import by_sheet, change_sheet, frontier_sheets
 from rematbench.reporting.sheet import Sheet, to_csv, to_json
-
-
-def run_of(*cases: Measurement) -> Run:
-    table = [{column.name: column.value(row) for column in COLUMNS} | {MARGIN: None} for row in rows(*cases)]
-    return Run(source=Path("run"), rows={key_of(cells): cells for cells in table})
 
 
 def case(placement: str, mib: int, ratio: float, **values: object) -> Measurement:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rematbench.errors import RematbenchError, StorageError
-from rematbench.records.run import read_run
+from rematbench.records.run import Run
 from rematbench.records.store import write_whole
 from rematbench.reporting.compare import by_sheet, change_sheet, frontier_sheets
 from rematbench.reporting.sheet import Sheet, to_csv, to_json
@@ -38,7 +38,7 @@ def compare(
 
 
 def _sheets(runs: Sequence[Path], by: str | None, sort: str) -> list[Sheet]:
-    first, *others = [read_run(path) for path in runs]
+    first, *others = [Run(path) for path in runs]
     if others and by:
         raise RematbenchError("--by sets the rows of one run side by side: give one run")
     if others:

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from rematbench.errors import RematbenchError, unknown
-from rematbench.records.run import read_run
-from rematbench.reporting.compare import frontier_sheets
+from rematbench.reporting.compare import frontier_sheet
 from rematbench.reporting.gathering import models_of
 from rematbench.reporting.terminal import plot
 
@@ -19,11 +18,10 @@ def show(
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
 ) -> None:
     """Show what each model's placements save and cost: a small plot, and the placements that no other beats."""
-    measured = read_run(run)
-    sheets = {sheet.title: sheet for sheet in frontier_sheets(measured)}
     models = models_of([run])
     if model is not None and model not in (names := [one.name for one in models]):
         raise RematbenchError(f"--model: {unknown('model', model, names)}")
     for one in models:
         for series in one.series if model in (None, one.name) else ():
-            print(f"{sheets[f'{one.name} on {series.label}'].to_text()}\n\n{plot(series)}\n")
+            sheet = frontier_sheet(f"{one.name} on {series.label}", series.rows)
+            print(f"{sheet.to_text()}\n\n{plot(series)}\n")
