@@ -1,14 +1,16 @@
 """Every table shows the same figures of a row, whichever table it is."""
 
+from typing import get_args
+
 import pytest
 from tests.records.making import MIB, equality, measurement, memory, rows, run_of
 from tests.reporting.samples import case, toy
 
 from rematbench.records.frontier import frontier
-from rematbench.records.measurement import Measurement, Timing
+from rematbench.records.measurement import Measurement, Same, Timing, Verdict
 from rematbench.reporting.compare import by_sheet, change_sheet, frontier_sheets
 from rematbench.reporting.table import HEADER, model_tables
-from rematbench.reporting.texts import TEXTS, texts
+from rematbench.reporting.texts import TEXTS, marked, texts_of
 
 DRIFTING = [
     # the plain step's own median is of slower rounds than each's: paired, each takes 3 times as long, not 4.5
@@ -45,16 +47,23 @@ def test_the_step_is_paired_in_every_table() -> None:
 
 def test_sheets_of_several_runs_show_the_same_cells() -> None:
     run = run_of(*toy())
-    peaks = {row.name: texts(row, ("peak MiB", "ratio")) for row in run.rows.values()}
+    peaks = {row.name: (texts_of(row)["peak_mib"], texts_of(row)["ratio"]) for row in run.rows.values()}
     assert {line[1]: line[3:] for line in by_sheet(run, "device").rows[:-1]} == {
         name: cells for name, cells in peaks.items() if name != "huge"
     }
     other = run_of(case("none", 200, 2.0))
-    before, now = (TEXTS["peak MiB"](one.rows["toy", "none", "cpu", "float32"]) for one in (run, other))
+    before, now = (TEXTS["peak_mib"](one.rows["toy", "none", "cpu", "float32"]) for one in (run, other))
     assert change_sheet(run, other).rows[0][3] == f"{before} → {now}"
 
 
-@pytest.mark.parametrize("heading", TEXTS)
-def test_what_is_absent_is_an_empty_cell(heading: str) -> None:
+def test_what_is_absent_is_an_empty_text() -> None:
     (row,) = rows(measurement("each"))
-    assert TEXTS[heading](row) == {"model": "toy", "placement": "each"}.get(heading, "")
+    assert {name: text for name, text in texts_of(row).items() if text} == {"model": "toy", "placement": "each"}
+
+
+def test_every_verdict_has_a_sign() -> None:
+    verdicts = [*get_args(Verdict), *get_args(Same)]
+    assert {marked(verdict) for verdict in verdicts} == {
+        *("✓ bitwise", "≈ noise", "≈ close", "✗ different", "✓ equal"),
+    }
+    assert marked("") == ""

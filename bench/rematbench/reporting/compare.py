@@ -11,7 +11,7 @@ from rematbench.errors import RematbenchError, unknown
 from rematbench.records.frontier import dominated, frontier
 from rematbench.records.run import Key, Row, Run
 from rematbench.reporting.sheet import Sheet
-from rematbench.reporting.texts import TEXTS, texts
+from rematbench.reporting.texts import TEXTS, heading_of
 from rematbench.units import format_number, format_ratio
 
 SORTS: Mapping[str, Callable[[Row], float]] = {
@@ -41,15 +41,16 @@ def frontier_sheet(title: str, rows: Sequence[Row], sort: str = "peak") -> Sheet
     points = [row for row in rows if row.fits_a_plot and row.step_s]
     kept, prices = frontier(rows), _prices(rows)
     shown = sorted((row for row in points if row.name in kept or row.is_plain), key=SORTS[sort])
-    before, after = ("placement", "peak MiB", "saved", "step", "ratio"), ("gradients", "buffers")
-    lines = tuple((*texts(row, before), prices.get(row.name, ""), *texts(row, after)) for row in shown)
+    names = ("placement", "peak_mib", "saved", "step", "ratio", "ms per MiB saved", "gradients", "buffers")
+    texts = TEXTS | {"ms per MiB saved": lambda row: prices.get(row.name, "")}
+    lines = tuple(tuple(texts[name](row) for name in names) for row in shown)
     left_out = {
         "dominated": [row.name for row in points if row.name in dominated(rows) and not row.is_plain],
         "without peak or time": [row.name for row in rows if row.is_ok and row not in points],
         "failed": [f"{row.name} ({row.cells['status']})" for row in rows if not row.is_ok],
     }
     notes = tuple(_listed(what, names) for what, names in left_out.items() if names)
-    return Sheet(title=title, header=(*before, "ms per MiB saved", *after), rows=lines, notes=notes)
+    return Sheet(title=title, header=tuple(map(heading_of, names)), rows=lines, notes=notes)
 
 
 def _prices(rows: Sequence[Row]) -> dict[str, str]:
@@ -85,7 +86,7 @@ def by_sheet(run: Run, column: str) -> Sheet:
     def pair(row: Row | None) -> tuple[str, ...]:
         if row is None or row.cells["peak_bytes"] is None:
             return "", str(row.cells["status"]) if row else ""
-        return texts(row, ("peak MiB", "ratio"))
+        return TEXTS["peak_mib"](row), TEXTS["ratio"](row)
 
     header = ("model", "placement", other, *(f"{value} {what}" for value in values for what in ("peak MiB", "ratio")))
     lines = tuple(
@@ -156,12 +157,12 @@ def change_sheet(old: Run, new: Run) -> Sheet:
 
 
 def _change_line(change: Change) -> tuple[str, ...]:
-    def arrow(heading: str) -> str:
-        ends = [TEXTS[heading](row) if row else "" for row in (change.old, change.new)]
+    def arrow(name: str) -> str:
+        ends = [TEXTS[name](row) if row else "" for row in (change.old, change.new)]
         return ends[0] if ends[0] == ends[1] else " → ".join(ends).strip()
 
     model, placement, *_ = change.key
-    return (model, placement, change.mark, arrow("peak MiB"), _times(change.peak), arrow("ratio"), _times(change.time))
+    return (model, placement, change.mark, arrow("peak_mib"), _times(change.peak), arrow("ratio"), _times(change.time))
 
 
 def _times(ratio: float | None) -> str:

@@ -12,9 +12,10 @@ from tabulate import tabulate
 
 from rematbench.records.frontier import dominated
 from rematbench.records.run import Row
-from rematbench.reporting.texts import texts
+from rematbench.reporting.texts import TEXTS, heading_of
 
-HEADER = ("placement", "peak MiB", "saved", "step", "ratio", "95 % interval", "recompute", "gradients", "buffers")
+_SHOWN = ("placement", "peak_mib", "saved", "step", "ratio", "interval", "recompute", "gradients", "buffers")
+HEADER = tuple(map(heading_of, _SHOWN))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,11 @@ def model_tables(rows: Iterable[Row]) -> Iterator[ModelTable]:
 
 
 def _line(row: Row, behind: bool) -> Line:
+    cells = tuple(TEXTS[name](row) for name in _SHOWN)
     if row.is_ok:
-        return Line(cells=texts(row, HEADER), dominated=behind)
-    # what was measured before it failed stands; its status stands where the numbers would begin that it never got to
-    memory = texts(row, HEADER[:3])
-    return Line(cells=(*memory, str(row.cells["status"]), *("" for _ in HEADER[4:])), failed=True)
+        return Line(cells=cells, dominated=behind)
+    # of a row that failed the memory that was measured stands, and its status where the numbers it lacks would begin
+    return Line(cells=(*cells[:3], str(row.cells["status"]), *("" for _ in cells[4:])), failed=True)
 
 
 def rich_table(table: ModelTable) -> Table:
