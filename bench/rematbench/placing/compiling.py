@@ -38,7 +38,7 @@ def _called(model: nn.Module) -> Callable[..., Any]:
         assert held is not None
         return call_of(held)(*args, **kwargs)
 
-    # Another code object each time: dynamo keeps what it compiled by code, and runs one eagerly that it has compiled too
+    # Another code object each time: dynamo keeps what it compiled by code, and runs eagerly what it has compiled too
     # often (`recompile_limit` in torch/_dynamo/config.py), though each time was for another model.
     call.__code__ = call.__code__.replace()
     return call

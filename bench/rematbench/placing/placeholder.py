@@ -61,8 +61,8 @@ class Placeholder(torch.Tensor):
         with without_torch_function():
             return func(*args, **(kwargs or {}))
 
-    # What went past `__torch_function__` arrives here: operators that C++ calls, and those of `to` and `contiguous` where
-    # there is something to convert.
+    # What went past `__torch_function__` arrives here: operators that C++ calls, and those of `to` and `contiguous`
+    # where there is something to convert.
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, _types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
