@@ -85,9 +85,7 @@ class RegionRun:
     def run(self, arguments: Arguments) -> tuple[Any, list[Any]]:
         """Run the region; return the last member's result, and what to hand out for those of the members before it."""
         between: list[Any] = []
-        if (
-            not torch.is_grad_enabled()
-        ):  # there will be no backward, and torch's checkpoints just run what they are given
+        if not torch.is_grad_enabled():  # without a backward there is nothing to recompute for
             output = self._run_members(between, arguments)
         else:
             first_run = True
