@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from rematbench.pytest_plugin import fixture
-from rematbench.records.columns import COLUMNS, rows_of
+from rematbench.records.columns import COLUMNS, MARGIN
 from rematbench.records.measurement import Environment, Equality, Flops, Measurement, Memory
-from rematbench.records.run import MARGIN
+from rematbench.records.run import rows_of
 from rematbench.running.single import CaseFailedError, MeasuredCase
 from rematbench.suite.suite import Suite
 
@@ -64,9 +64,9 @@ def made_up(
         )
 
     plain, case = rows_of([row("none", 5000), row(suite.placements[-1].name, peak)])
-    cells = [{column.name: column.value(row) for column in COLUMNS} | {MARGIN: None} for row in (plain, case)]
-    assert case.case.memory
-    return MeasuredCase(definition=suite, cells=cells[1], memory=case.case.memory, plain=cells[0])
+    assert case.measurement
+    assert case.measurement.memory
+    return MeasuredCase(definition=suite, cells=case.cells, memory=case.measurement.memory, plain=plain.cells)
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_net(remat, monkeypatch, tmp_path):
 
 def test_every_column_is_an_attribute_and_nothing_else() -> None:
     case = made_up(Suite.model_validate({"name": "single", "models": ["net.py:build"], "placements": ["each"]}))
-    assert {column.name: getattr(case, column.name) for column in COLUMNS} | {MARGIN: None} == case.cells
+    assert {column.name: getattr(case, column.name) for column in COLUMNS} == case.cells
     assert (case.peak_bytes, case.held_bytes, case.recompute_flops, case.step_ratio) == (1000, 600, 8, None)
     assert repr(case) == "<net.py:build · each: peak 1,000 bytes>"
     with pytest.raises(AttributeError, match="did you mean 'peak_bytes'"):

@@ -9,10 +9,8 @@ import typer
 
 from rematbench.commands.measuring import as_settings, measure, opened_run
 from rematbench.errors import RematbenchError
-from rematbench.placement.placement import PLAIN
 from rematbench.placement.strategies import parse_goal
-from rematbench.records.columns import Row, rows_of
-from rematbench.records.measurement import Status
+from rematbench.records.run import Row, rows_of
 from rematbench.reporting.planned import explanation
 from rematbench.suite.suite import custom_suite, select
 
@@ -46,12 +44,12 @@ def plan(
     suite.check_models(Path.cwd())
     with opened_run(run, suite, resume) as store:
         measure(suite, store, "--run")
-    planned = [row for row in rows_of(store.measurements) if row.case.placement != PLAIN]
+    planned = [row for row in rows_of(store.measurements) if not row.is_plain]
     for row in _monotone(planned) if frontier else planned:
-        print("\n  ".join(explanation(row) or [row.case.message.removeprefix("measuring: ")]))
-    failed = [row for row in planned if row.case.status is not Status.OK]
-    if out and not frontier and not failed and planned[0].case.regions:
-        planned[0].case.regions.save(out)
+        print("\n  ".join(explanation(row) or [row.cells["message"].removeprefix("measuring: ")]))
+    failed = [row for row in planned if not row.is_ok]
+    if out and not frontier and not failed and (found := planned[0].measurement) and found.regions:
+        found.regions.save(out)
         print(f"placement written to {out}")
     if len(failed) == len(planned):
         raise typer.Exit(1)
@@ -72,16 +70,8 @@ def _goal(budget: str | None, of: str, minimise: str, frontier: bool, points: in
 def _monotone(rows: list[Row]) -> list[Row]:
     """Drop failed rows and dominated ones: with more memory, no more may be recomputed."""
     kept: list[Row] = []
-    for row in sorted(rows, key=_peak):
-        flops = row.case.flops
-        if row.case.memory and flops and (not kept or _recompute(row) < _recompute(kept[-1])):
+    for row in sorted(rows, key=lambda row: row.cells["peak_bytes"] or 0):
+        whole = row.cells["peak_bytes"] is not None and row.cells["forward_flops"] is not None
+        if whole and (not kept or (row.cells["recompute_flops"] or 0) < (kept[-1].cells["recompute_flops"] or 0)):
             kept.append(row)
     return kept
-
-
-def _peak(row: Row) -> int:
-    return row.case.memory.peak_bytes if row.case.memory else 0
-
-
-def _recompute(row: Row) -> int:
-    return (row.case.flops.recompute or 0) if row.case.flops else 0

@@ -12,8 +12,7 @@ import typer
 
 from rematbench.commands.console import out as console
 from rematbench.commands.measuring import as_settings, measure, opened_run
-from rematbench.records.columns import COLUMNS, Row, rows_of
-from rematbench.records.measurement import Status
+from rematbench.records.run import Row, rows_of
 from rematbench.reporting.summary import sentences
 from rematbench.reporting.table import model_tables, plain_table, rich_table
 from rematbench.suite.suite import custom_suite, load_suite, select
@@ -59,12 +58,12 @@ def run(
         _print_json(rows)
     else:
         _print_tables(rows, store.folder)
-    if any(measured.status is not Status.OK for measured in store.measurements):
+    if not all(row.is_ok for row in rows):
         raise typer.Exit(1)
 
 
 def _print_json(rows: Sequence[Row]) -> None:
-    data = [{column.name: _json_value(column.value(row)) for column in COLUMNS} for row in rows]
+    data = [{name: _json_value(value) for name, value in row.cells.items()} for row in rows]
     print(json.dumps(data, indent=2))
 
 

@@ -15,7 +15,7 @@ from rematbench.errors import RematbenchError
 from rematbench.pytest_plugin import CASES, MARKER, NOTES, fail
 from rematbench.records.baseline import baseline_csv, with_row
 from rematbench.records.gate import EXIT_CODES, Margins, judge
-from rematbench.records.run import Key, Run, read_run
+from rematbench.records.run import Key, Run
 from rematbench.records.store import write_whole
 from rematbench.running.single import MeasuredCase, measure_single, single_suite
 from rematbench.suite.suite import Device, Suite
@@ -89,7 +89,7 @@ class Remat:
         self._refuse_twins(case)
         path = self._root / self._config.getini("remat_baseline")
         try:
-            baseline = read_run(path) if path.exists() else None
+            baseline = Run(path) if path.exists() else None
             if self._config.getoption("remat_update"):
                 self._update(path, baseline, case)
             else:
@@ -155,7 +155,7 @@ class Remat:
         __tracebackhide__ = True
         if baseline is None or case.key not in baseline.rows:
             fail(f"{case.title} has no row in {path.name}: `{UPDATE}` adds it, for you to commit")
-        row = Run(source=path, rows={case.key: baseline.rows[case.key]})
+        row = Run(path, [baseline.rows[case.key]])
         findings = judge(case.run, row, Margins())
         if bad := [str(finding) for finding in findings if finding.mark in EXIT_CODES]:
             fail("\n".join([*bad, f"if this is meant, `{UPDATE}` makes it the baseline"]))

@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A median with its bootstrap interval; without an interval, low and high are None."""
+    """A median with an interval about it; where nothing is known of the spread, low and high are None."""
 
     median: float
     low: float | None

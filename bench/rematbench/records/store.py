@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rematbench.errors import StorageError
-from rematbench.records.columns import COLUMNS, cell_text, rows_of
+from rematbench.records.columns import COLUMNS, cell_text, cells_of
 from rematbench.records.measurement import Environment, Measurement
 
 RECORDS = "measurements.jsonl"
@@ -287,6 +287,5 @@ def csv_text(measurements: list[Measurement]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in COLUMNS)
-    for row in rows_of(measurements):
-        writer.writerow(cell_text(column.value(row)) for column in COLUMNS)
+    writer.writerows(map(cell_text, cells.values()) for cells in cells_of(measurements))
     return text.getvalue()

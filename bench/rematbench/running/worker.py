@@ -25,13 +25,13 @@ from typing import TextIO
 import torch
 
 from rematbench.errors import PlacementError, RematbenchError
-from rematbench.inspecting.caches import remarks_on
+from rematbench.inspecting.caches import cache_warnings
 from rematbench.inspecting.inspect import inspect
 from rematbench.inspecting.structure import structure_of
 from rematbench.loading import user_imports
-from rematbench.measuring.memory import meter_for, self_test
+from rematbench.measuring.meter import meter_for, self_test
 from rematbench.measuring.resident import resident_growth
-from rematbench.measuring.session import Findings, Session
+from rematbench.measuring.session import Session, UntimedMeasurement
 from rematbench.measuring.timing import schedule
 from rematbench.placement.goal import Goal
 from rematbench.placement.placement import PLAIN, Placement
@@ -245,7 +245,7 @@ class _Work:
             device=self._job.device,
             dtype=self._settings.dtype,
             status=Status.OK if finite else Status.ERROR,
-            message="; ".join([*_remarks(findings), *(remarks_on(self._session) if name == PLAIN else ())]),
+            message="; ".join([*_remarks(findings), *(cache_warnings(self._session) if name == PLAIN else ())]),
             regions=placement,
             checkpointed_blocks=findings.blocks,
             memory=findings.memory,
@@ -297,7 +297,7 @@ class _Work:
             self._say(Resident(placement=name, resident_bytes=grown))
 
 
-def _remarks(findings: Findings) -> Iterator[str]:
+def _remarks(findings: UntimedMeasurement) -> Iterator[str]:
     if not math.isfinite(findings.loss):
         yield f"the loss is {findings.loss}: neither gradients nor times of such a step mean anything"
     if not findings.memory.repeatable:
