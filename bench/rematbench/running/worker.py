@@ -120,7 +120,7 @@ def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: 
     """Do what is ordered and say each thing the moment it is known.
 
     Raises:
-        RematbenchError: the order asks for something that the user has to mend.
+        RematbenchError: the order is a usage error.
         Stopped: a placement failed, and that has been said.
     """
     if isinstance(order, ProbeOrder):
