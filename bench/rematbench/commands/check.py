@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rematbench.commands.compare import append_to_step_summary
+from rematbench.commands.measuring import interruptible
 from rematbench.errors import RematbenchError, StorageError
 from rematbench.records.gate import Finding, Margins, Mark, exit_code, judge
 from rematbench.records.run import CannotJudgeError, Key, Row, Run
@@ -86,7 +87,8 @@ def _measured_again(suite: Suite, models: set[str], timed: bool) -> Mapping[Key,
     entries = tuple(entry for entry in suite.models if entry.name in models)
     settings = suite.settings if timed else suite.settings.model_copy(update={"rounds": 0})
     narrowed = suite.model_copy(update={"models": entries, "settings": settings})
-    with run_aside(narrowed, Path.cwd()) as store:
+    undecided = "regressed rows are not measured a second time; --no-retry judges them by the first"
+    with interruptible(lambda: undecided), run_aside(narrowed, Path.cwd()) as store:
         return Run(store.folder).rows
 
 

@@ -6,19 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from rematbench.commands.measuring import as_settings, measure, opened_run
 from rematbench.errors import RematbenchError
-from rematbench.placement.goal import parse_goal
+from rematbench.placement.strategies import parse_goal
 from rematbench.records.run import Row, rows_of
-from rematbench.records.store import new_run
 from rematbench.reporting.planned import explanation
-from rematbench.running.progress import ProgressWatcher
-from rematbench.running.runner import run_suite
-from rematbench.suite.suite import Suite, custom_suite, select
+from rematbench.suite.suite import custom_suite, select
 
 _POINTS = 8
-_err = Console(stderr=True, soft_wrap=True)
 
 
 def plan(
@@ -34,17 +30,21 @@ def plan(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value.")] = None,
     run: Annotated[Path | None, typer.Option(help="The run's folder; results/plan-<timestamp> by default.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the plan that --run was interrupted in.")
+    ] = False,
 ) -> None:
     """Profile the blocks, solve, measure, and accept only a placement whose measured peak fits the budget.
 
-    Exits with 0 when there is one, 1 when none fits, 2 for something to mend.
+    Exits with 0 when there is one, 1 when none fits, 2 for a usage error.
     """
     goal = _goal(budget, of, minimise, frontier, points)
-    suite = select(custom_suite([model]), (), [goal], [f'devices=["{device}"]', *(settings or [])])
+    suite = select(custom_suite([model]), (), [goal], [*as_settings({"devices": [device]}), *(settings or ())])
     suite = suite.model_copy(update={"name": "plan"})
     suite.check_models(Path.cwd())
-    rows = _measured(suite, run)
-    planned = [row for row in rows if not row.is_plain]
+    with opened_run(run, suite, resume) as store:
+        measure(suite, store, "--run")
+    planned = [row for row in rows_of(store.measurements) if not row.is_plain]
     for row in _monotone(planned) if frontier else planned:
         print("\n  ".join(explanation(row) or [row.cells["message"].removeprefix("measuring: ")]))
     failed = [row for row in planned if not row.is_ok]
@@ -65,14 +65,6 @@ def _goal(budget: str | None, of: str, minimise: str, frontier: bool, points: in
     text = f"{'plan' if minimise == 'time' else 'plan-flops'}:{budget}{'/step' if of == 'step' else ''}"
     parse_goal(text)
     return text
-
-
-def _measured(suite: Suite, run: Path | None) -> list[Row]:
-    with new_run(run, Path("results"), suite.name, suite.to_toml()) as store:
-        count = sum(len(suite.cases(entry)) for entry in suite.models)
-        with ProgressWatcher(_err, count, timed=suite.settings.rounds != 0) as watcher:
-            run_suite(suite, store, Path.cwd(), watcher)
-        return rows_of(store.measurements)
 
 
 def _monotone(rows: list[Row]) -> list[Row]:

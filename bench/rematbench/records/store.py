@@ -56,7 +56,7 @@ class Store:
         """
         made_folder(folder)
         if (folder / RECORDS).exists():
-            raise StorageError(f"{folder} already holds a run: choose another --out, or go on with it by --resume")
+            raise StorageError(f"{folder} already holds a run: choose another folder, or go on with it by --resume")
         write_whole(folder / "suite.toml", suite_toml)
         write_whole(folder / RECORDS, "")
         return cls(folder)
