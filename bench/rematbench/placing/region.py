@@ -23,9 +23,8 @@ from rematbench.placing.calls import (
     Call,
     Versions,
     argument_with,
-    carried,
-    first_difference,
-    same,
+    departure,
+    next_call,
     versions,
     written_since,
 )
@@ -147,11 +146,14 @@ class RegionRun:
     def _refuse_other(self, due: _Due, call: Call) -> None:
         name, before = self.names[due.position], self.names[due.position - 1]
         advice = f"end the region before {name}"
-        if not same(call.value, self._carried(due.call, due.results[due.position - 1])):
+        result = due.results[due.position - 1]
+        departed = departure(next_call(due.call, result, sequential=self._site.sequential), call)
+        if departed and departed.argument is None:
             raise PlacementError(f"{name} did not get what {before} returned: {advice}")
-        argument = first_difference(due.call.rest, call.rest)
-        if argument is not None:
-            raise PlacementError(f"{name} got other further arguments than {self.names[0]}, in {argument}: {advice}")
+        if departed:
+            raise PlacementError(
+                f"{name} got other further arguments than {self.names[0]}, in {departed.argument}: {advice}"
+            )
         written = written_since(due.versions)
         if written is not None:
             argument = argument_with(call.rest, written)
@@ -173,7 +175,7 @@ class RegionRun:
         return f"{self.title} is one region: {name} got what {before} returned and else what {self.names[0]} was given"
 
     def _carried(self, call: Call, result: Any) -> Any:
-        return result if self._site.sequential else carried(call.value, result)
+        return next_call(call, result, sequential=self._site.sequential).value
 
     def _placeholder(self, result: Any, inputs: list[Any], position: int) -> Any:
         numbers = {id(leaf): number for number, leaf in enumerate(inputs)}
