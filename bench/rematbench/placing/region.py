@@ -22,9 +22,8 @@ from rematbench.placing.calls import (
     Call,
     Versions,
     argument_with,
-    carried,
-    first_difference,
-    same,
+    departure,
+    next_call,
     versions,
     written_since,
 )
@@ -154,7 +153,7 @@ class RegionRun:
         return pytree.tree_map_only(torch.Tensor, placeholder, result)
 
     def _handed_on(self, call: Call, result: Any) -> Any:
-        return result if self._site.sequential else carried(call.value, result)
+        return next_call(call, result, sequential=self._site.sequential).value
 
     def read_what_changed(self) -> bool:
         """Tell whether a tensor that the last call would be recomputed from has been written to since."""
@@ -190,11 +189,14 @@ class RegionRun:
             )
         advice = f"end the region before {name}"
         call = Call.of((args, kwargs), expected.call.keyword)
-        if not same(call.value, self._handed_on(expected.call, expected.results[position - 1])):
+        result = expected.results[position - 1]
+        departed = departure(next_call(expected.call, result, sequential=self._site.sequential), call)
+        if departed and departed.argument is None:
             raise PlacementError(f"{name} did not get what {before} returned: {advice}")
-        argument = first_difference(expected.call.rest, call.rest)
-        if argument is not None:
-            raise PlacementError(f"{name} got other further arguments than {self.names[0]}, in {argument}: {advice}")
+        if departed:
+            raise PlacementError(
+                f"{name} got other further arguments than {self.names[0]}, in {departed.argument}: {advice}"
+            )
         # The same tensor may hold other values by now; the region has read it before the loop wrote to it.
         written = written_since(expected.versions)
         if written is not None:
