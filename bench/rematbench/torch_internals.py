@@ -75,7 +75,8 @@ def storage_key(tensor: torch.Tensor) -> int:
     """Return a number that tensors share exactly if they lie on one storage; to be compared while both are alive.
 
     `_cdata` is the address of the StorageImpl (torch/csrc/Storage.cpp). The public `data_ptr()` is 0 for every empty
-    storage and makes a lazy clone copy what it shares.
+    storage and makes a lazy clone copy what it shares; that `untyped_storage()` is the same object each time is nowhere
+    promised.
     """
     return tensor.untyped_storage()._cdata
 
@@ -85,7 +86,7 @@ class StorageReference:
 
     As long as a reference is held, no other storage is given its `key`: the weak count keeps the StorageImpl, though
     not its memory, so that its address is not used again (`StorageWeakRef` in torch/multiprocessing/reductions.py).
-    Python's own weak references are to a wrapper that is made anew for every `untyped_storage()`.
+    A weak reference of Python's own would not keep the address.
 
     Attributes:
         key: as `storage_key` of each tensor on it.
@@ -96,11 +97,6 @@ class StorageReference:
     def __init__(self, of: torch.Tensor | torch.UntypedStorage) -> None:
         self._reference = StorageWeakRef(of.untyped_storage() if isinstance(of, torch.Tensor) else of)
         self.key: int = self._reference.cdata
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether some tensor still lies on it."""
-        return not self._reference.expired()
 
 
 def write_count(tensor: torch.Tensor) -> int:
