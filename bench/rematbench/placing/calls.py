@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -80,6 +81,13 @@ def departure(expected: Call, found: Call) -> Departure | None:
         return Departure(None)
     argument = first_difference(expected.rest, found.rest)
     return None if argument is None else Departure(argument)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether something runs whenever the module is called: in a region of several blocks it would be too late."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def _shape(value: Any) -> pytree.TreeSpec:

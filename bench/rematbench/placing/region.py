@@ -24,6 +24,7 @@ from rematbench.placing.calls import (
     Versions,
     argument_with,
     departure,
+    has_hooks,
     next_call,
     versions,
     written_since,
@@ -251,7 +252,7 @@ def _call(forward: Forward, arguments: Arguments) -> tuple[Any, list[Any]]:
 def _refuse_hooks(site: Site) -> None:
     """Refuse hooks on a member of several: they fire when its turn comes, not when it runs."""
     for name, member in zip(site.names, site.members, strict=True) if len(site.members) > 1 else ():
-        if member._forward_hooks or member._forward_pre_hooks or member._backward_hooks or member._backward_pre_hooks:
+        if has_hooks(member):
             raise PlacementError(
                 f"region {site.region.path!r}: {name} has hooks of its own, which would fire out of its turn "
                 f"and without its values; give it a region of its own"
