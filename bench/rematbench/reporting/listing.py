@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rematbench.records.columns import COLUMNS
 from rematbench.records.measurement import Status
 from rematbench.reporting.gathering import Entry, Model, Series
-from rematbench.units import format_bytes, format_flops, format_percent, format_ratio, format_seconds
-
-_MARKS = {"bitwise": "✓", "equal": "✓", "noise": "≈", "close": "≈", "different": "✗"}
+from rematbench.reporting.texts import texts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,38 +23,66 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Heading:
-    """A column: its heading, and the column of `results.csv` that says what it means."""
+    """A column: its name, its heading, what it means, and what its cells are sorted by."""
 
+    name: str
     text: str
     meaning: str
+    key: Callable[[Entry, Series], float | str | None]
     number: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A row of the table."""
+    """A row of the table, its cells by the name of their column."""
 
-    cells: tuple[Cell, ...]
+    cells: Mapping[str, Cell]
     dominated: bool
     failed: bool
 
 
 _MEANINGS = {column.name: column.meaning for column in COLUMNS}
 
+
+def _heading(name: str, column: str, *, text: str = "", meaning: str = "", number: bool = False) -> Heading:
+    """Make a column that is sorted by a column of `results.csv`, and means the same unless told."""
+
+    def key(entry: Entry, _: Series) -> Any:
+        value = entry.cells[column]
+        return None if value == "" else value  # a CSV's empty text is absent, as None is in a record
+
+    return Heading(name=name, text=text or name, meaning=meaning or _MEANINGS[column], key=key, number=number)
+
+
+def _saved(entry: Entry, _: Series) -> float | None:
+    return None if entry.cells["peak_ratio"] is None else 1 - entry.cells["peak_ratio"]
+
+
 HEADINGS = (
-    Heading(text="model", meaning=_MEANINGS["model"]),
-    Heading(text="run", meaning="the run, device and dtype"),
-    Heading(text="placement", meaning=_MEANINGS["placement"]),
-    Heading(text="peak", meaning=_MEANINGS["peak_bytes"], number=True),
-    Heading(text="saved", meaning="share of none's peak that is saved", number=True),
-    Heading(text="step", meaning="time of a step: none's median times the paired ratio", number=True),
-    Heading(text="ratio", meaning=_MEANINGS["step_ratio"], number=True),
-    Heading(text="95 % interval", meaning="of the ratio, by bootstrap", number=True),
-    Heading(text="recompute", meaning=_MEANINGS["recompute_flops"], number=True),
-    Heading(text="gradients", meaning=_MEANINGS["gradients"]),
-    Heading(text="buffers", meaning=_MEANINGS["buffers"]),
-    Heading(text="regions", meaning=_MEANINGS["regions"]),
-    Heading(text="message", meaning=_MEANINGS["message"]),
+    _heading("model", "model"),
+    Heading(name="run", text="run", meaning="the run, device and dtype", key=lambda _, series: series.label),
+    _heading("placement", "placement"),
+    _heading("peak", "peak_bytes", number=True),
+    Heading(name="saved", text="saved", meaning="share of none's peak that is saved", key=_saved, number=True),
+    Heading(
+        name="step",
+        text="step",
+        meaning="time of a step: none's median times the paired ratio",
+        key=lambda entry, _: entry.step.median if entry.step else None,
+        number=True,
+    ),
+    _heading("ratio", "step_ratio", number=True),
+    _heading("interval", "step_ratio_high", text="95 % interval", meaning="of the ratio, by bootstrap", number=True),
+    _heading("recompute", "recompute_flops", number=True),
+    _heading("gradients", "gradients"),
+    _heading("buffers", "buffers"),
+    _heading("regions", "regions"),
+    Heading(
+        name="message",
+        text="message",
+        meaning=_MEANINGS["message"],
+        key=lambda entry, _: texts_of(entry)["message"] or None,
+    ),
 )
 
 
@@ -70,48 +96,17 @@ def lines(models: Sequence[Model]) -> Iterator[Line]:
 
 
 def _line(entry: Entry, series: Series, kept: bool) -> Line:
-    failed = entry.cells["status"] != Status.OK
+    texts = texts_of(entry) | {"run": series.label}
+    cells = {
+        heading.name: Cell(
+            text=texts[heading.name],
+            key=heading.key(entry, series),
+            bad=heading.name in ("gradients", "buffers") and entry.cells[heading.name] == "different",
+        )
+        for heading in HEADINGS
+    }
     known = entry.fits_a_plot and (entry.step is not None or entry.cells["recompute_flops"] is not None)
-    return Line(cells=tuple(_cells(entry, series)), dominated=known and not kept, failed=failed)
-
-
-def _cells(entry: Entry, series: Series) -> Iterator[Cell]:
-    cells = entry.cells
-    saved = 1 - cells["peak_ratio"] if cells["peak_ratio"] is not None else None
-    yield Cell(text=cells["model"], key=cells["model"])
-    yield Cell(text=series.label, key=series.label)
-    yield Cell(text=cells["placement"], key=cells["placement"])
-    yield _number(cells["peak_bytes"], format_bytes)
-    yield _number(saved, format_percent)
-    yield _number(entry.step.median if entry.step else None, format_seconds)
-    yield _number(cells["step_ratio"], format_ratio)
-    yield _interval(cells["step_ratio_low"], cells["step_ratio_high"])
-    yield _number(cells["recompute_flops"], format_flops)
-    yield _mark(cells["gradients"])
-    yield _mark(cells["buffers"])
-    yield _text(cells["regions"])
-    status = "" if cells["status"] == Status.OK else f"{cells['status']}: "
-    yield _text(f"{status}{cells['message'] or ''}")
-
-
-def _number(value: Any, show: Any) -> Cell:
-    return Cell() if value is None else Cell(text=show(value), key=value)
-
-
-def _interval(low: float | None, high: float | None) -> Cell:
-    return Cell() if low is None or high is None else Cell(text=f"{low:.2f}–{high:.2f}", key=high)
-
-
-def _mark(verdict: str | None) -> Cell:
-    return (
-        Cell()
-        if verdict is None
-        else Cell(text=f"{_MARKS[verdict]} {verdict}", key=verdict, bad=verdict == "different")
-    )
-
-
-def _text(text: str | None) -> Cell:
-    return Cell(text=text or "", key=text or None)
+    return Line(cells=cells, dominated=known and not kept, failed=entry.cells["status"] != Status.OK)
 
 
 def environments(models: Sequence[Model]) -> list[tuple[str, str]]:
