@@ -35,6 +35,7 @@ const main = (() => {
       if (!model) return;
       page.seen.add(model);
       draw(page, model);
+      page.goal?.scrollIntoView();
       drawNext(page);
     }));
   }
@@ -49,6 +50,14 @@ const main = (() => {
       drawNext(page);
     }, { rootMargin: "300px" });
     page.models.forEach((model) => watcher.observe(nodeOf(model)));
+  }
+
+  // Models that are drawn on the way push where a link leads to out of sight, until the reader scrolls on.
+  function follow(page, hash) {
+    page.goal = document.getElementById(hash.slice(1));
+    for (const event of ["wheel", "touchmove", "keydown", "pointerdown"]) {
+      addEventListener(event, () => { page.goal = null; }, { once: true, passive: true });
+    }
   }
 
   // Take the budget as typed; one that cannot be read is marked and changes nothing.
@@ -94,6 +103,7 @@ const main = (() => {
       document.documentElement.dataset.theme = dom.isDark() ? "light" : "dark";
       drawAll(page);
     });
+    on("nav a", "click", (link) => follow(page, link.hash));
     on("#filter", "input", (box) => setFilter(page, box.value));
     on("#copy", "click", copy);
     on("th button", "click", (button) => table.sortBy(dom.find("table"), button.closest("th")));
@@ -120,6 +130,7 @@ const main = (() => {
     listen(page);
     setBudget(page, dom.find("#budget").value);
     setFilter(page, "");
+    follow(page, location.hash);
     watch(page);
     document.documentElement.dataset.ready = "yes";
   }

@@ -8,7 +8,8 @@ const state = (() => {
       return { ...model, id, rows: data.rows.filter((row) => row.model === id) };
     });
     const cost = data.rows.some((row) => row.cost.time !== null) ? "time" : "flops";
-    return { ...data, models, cost, budget: null, chosen: new Map(), seen: new Set(), waiting: new Set() };
+    const drawing = { seen: new Set(), waiting: new Set(), goal: null };
+    return { ...data, models, cost, budget: null, chosen: new Map(), ...drawing };
   }
 
   const rowsOf = (model, at) => model.rows.filter((row) => row.series === at);
