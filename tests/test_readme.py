@@ -8,8 +8,8 @@ from statistics import geometric_mean
 
 from rematbench.placement.placement import Options
 from rematbench.placement.strategies import parse_strategy
-from rematbench.records.columns import COLUMNS
-from rematbench.records.run import Cells, read_run
+from rematbench.records.columns import COLUMNS, Cells
+from rematbench.records.run import Run
 from rematbench.reporting.compare import frontier_sheets
 from rematbench.units import format_flops
 
@@ -47,7 +47,7 @@ SHOWN = ("residual.conv_bn", "concat_skip.unet", "lstm_skip.lstm")
 
 def result_tables() -> str:
     """Return what `rematbench compare results/reference/cpu.csv --markdown` writes, for the models shown."""
-    sheets = frontier_sheets(read_run(PLAIN))
+    sheets = frontier_sheets(Run(PLAIN))
     return "\n\n".join(sheet.to_markdown() for sheet in sheets if sheet.title.startswith(SHOWN))
 
 
@@ -56,7 +56,7 @@ PEERS = ROOT / "results" / "reference" / "peers-cpu.csv"
 
 def peers_table() -> str:
     """Return how plans at the peaks of hand-made placements compare with them, over all models of the run."""
-    rows = read_run(PEERS).rows.values()
+    rows = Run(PEERS).cells
     by_name = {(cells["model"], cells["placement"]): cells for cells in rows}
     models = list(dict.fromkeys(cells["model"] for cells in rows))
     prefix = "plan-flops:="
@@ -88,7 +88,7 @@ PEERS_TIME = ROOT / "results" / "reference" / "peers-time-cpu.csv"
 def peers_time_table() -> str:
     """Return how the fastest plans at those peaks compare with them, in time paired within rounds."""
     pairs: dict[str, list[Cells]] = {}
-    for cells in read_run(PEERS_TIME).rows.values():
+    for cells in Run(PEERS_TIME).cells:
         if cells["peer"]:
             pairs.setdefault(cells["peer"], []).append(cells)
     lines = [
@@ -116,7 +116,7 @@ PLANNERS = ROOT / "results" / "reference" / "planners-cpu.csv"
 
 def planners_table() -> str:
     """Return whether less budget means a lower peak with each planner, and how low it reaches."""
-    rows = list(read_run(PLANNERS).rows.values())
+    rows = Run(PLANNERS).cells
     lines = ["| planner | asked | networks on which a smaller budget peaks higher | lowest peak |", "|---|---|--:|--:|"]
     for planner in ("compile:budget", "ckptplan", "frontier"):
         own = [cells for cells in rows if cells["placement"].startswith(planner) and cells["peak_bytes"] is not None]
@@ -140,7 +140,7 @@ def test_the_comparison_with_other_planners_is_that_of_its_run() -> None:
 
 
 def test_the_share_of_time_predictions_that_hit_is_that_of_its_run() -> None:
-    rows = [cells for cells in read_run(PEERS_TIME).rows.values() if cells["predicted_ratio"]]
+    rows = [cells for cells in Run(PEERS_TIME).cells if cells["predicted_ratio"]]
     hits = sum(abs(cells["predicted_ratio"] / cells["step_ratio"] - 1) <= 0.05 for cells in rows)
     assert f"{hits} of {len(rows)} plans' step times were predicted within 5 %" in " ".join(README.split())
 

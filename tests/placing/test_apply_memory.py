@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rematbench.measuring.memory import CpuMeter
+from rematbench.measuring.cpu_meter import CpuMeter
 from rematbench.placement.strategies import parse_strategy
 from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline
@@ -51,7 +51,7 @@ def reading(kind: str, text: str) -> Reading:
     model = nn.Sequential(*(Block() for _ in range(DEPTH)))
     workload = Workload(module=model, batch=(states()[kind],), loss_fn=total)
     options = "" if text == "none" else "+preserve_rng=false"
-    with applied(model, parse_strategy(text + options).place(outline(model))):
+    with applied(model, parse_strategy(text + options).resolve(outline(model))):
         training_step(workload)
         model.zero_grad()
         return CpuMeter().read(lambda phases: training_step(workload, phases))

@@ -12,8 +12,7 @@ from tests.records.making import CPU, MIB, equality
 from tests.reporting.browser import Opened, open_page, opened_browser
 from tests.reporting.samples import EVIL, case, stored, toy
 
-from rematbench.placement.goal import goal_of
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.goal import read_budget
 from rematbench.reporting.page import write_page
 
 TOY = "#model-0"
@@ -100,8 +99,7 @@ def test_memory_i_have(opened: Opened) -> None:
 
 @pytest.mark.parametrize("budget", ["60%", "58%", "60%/step", "61MiB", "58 MiB/step", "0.06GB"])
 def test_a_budget_is_what_it_is_to_a_plan(opened: Opened, budget: str) -> None:
-    goal = goal_of(parse_strategy(f"plan:{budget}"))
-    assert goal is not None
+    goal = read_budget(budget, "time")
     opened.page.fill("#budget", budget)
     opened.page.press("#budget", "Tab")
     drawn = opened.page.evaluate("document.querySelector('#model-0 .trade').layout.shapes[0].y0")
@@ -199,11 +197,11 @@ def test_a_link_leads_to_its_model_though_others_are_drawn_on_the_way(browser: B
     opened = open_page(browser, tmp_path / "report.html", width=390)
     opened.page.click("nav a:nth-child(4)")
     opened.page.wait_for_selector("#model-3 .card")
-    assert opened.page.evaluate("document.querySelector('#model-3').getBoundingClientRect().top") == pytest.approx(
-        88, 1
-    )
-    opened.page.mouse.wheel(0, 500)
-    opened.page.wait_for_function("document.querySelector('#model-3').getBoundingClientRect().top < 0")
+    top = "document.querySelector('#model-3').getBoundingClientRect().top"
+    assert opened.page.evaluate(top) == pytest.approx(88, abs=1)
+    opened.page.mouse.wheel(0, 2000)
+    opened.page.wait_for_selector("#model-4 .card")
+    assert opened.page.evaluate(top) < -1000, "what the reader scrolls to is left to them"
     opened.page.close()
 
 

@@ -14,8 +14,7 @@ from tests.reporting.browser import opened_browser
 from tests.reporting.samples import EVIL, case, stored, toy
 
 from rematbench.errors import RematbenchError
-from rematbench.placement.goal import goal_of
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.goal import read_budget
 from rematbench.reporting.figures import figures
 from rematbench.reporting.gathering import models_of
 from rematbench.reporting.page import SCRIPT, script_text
@@ -135,8 +134,7 @@ def test_what_is_no_budget(load: Load, data: Any, typed: str) -> None:
 
 @pytest.mark.parametrize("typed", ["60%", "33.3%", "60%/step", "70 MiB", "70 MiB/step"])
 def test_a_limit_is_that_of_a_plan(load: Load, data: Any, typed: str) -> None:
-    goal, chance = goal_of(parse_strategy(f"plan:{typed}")), random.Random(1)
-    assert goal is not None
+    goal, chance = read_budget(typed, "time"), random.Random(1)
     series = [
         {"static_bytes": chance.randrange(2**30), "plain_bytes": chance.randrange(2**36), "capacity_bytes": None}
         for _ in range(200)

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 from torch import nn
-from torch._compile import _disable_dynamo
 from torch.utils.checkpoint import CheckpointError
 
 from rematbench.errors import PlacementError
 from rematbench.placement.fingerprint import difference
-from rematbench.placement.placement import Placement
-from rematbench.placement.strategies import parse_strategy
-from rematbench.placing.checkpointing import Forward
+from rematbench.placement.placement import FILE_ENDINGS, Placement
+from rematbench.placement.strategies import Answer, parse_strategy, placed_by
 from rematbench.placing.compiling import compiled_call
 from rematbench.placing.outline import outline
 from rematbench.placing.region import RegionRun
+from rematbench.placing.shadowing import Forward, Shadows
 from rematbench.placing.sites import covered_modules, find_sites
+from rematbench.torch_internals import compiled_call_of, set_compiled_call
 
 
 class Handle:
@@ -37,46 +35,43 @@ class Handle:
     def __init__(self, blocks: tuple[str, ...], regions: tuple[RegionRun, ...] = ()) -> None:
         self.blocks = blocks
         self.regions = regions
-        self._shadowed: list[tuple[nn.Module, Forward | None]] = []
+        self._shadows = Shadows()
         self._compiled: tuple[nn.Module, Forward | None] | None = None
 
     def shadow(self, module: nn.Module, forward: Forward) -> None:
-        """Put `forward` in front of the module's own, remembering an instance attribute that was there."""
-        self._shadowed.append((module, module.__dict__.get("forward")))
-        module.forward = _StandIn(forward, module.forward)
+        """Put a region's forward in front of the module's own."""
+        self._shadows.put(module, forward, compiled=False)
 
     def compile(self, model: nn.Module, call: Forward) -> None:
         """Put a compiled call in the place of the model's own, as `Module.compile` does."""
-        self._compiled = model, model._compiled_call_impl
-        model._compiled_call_impl = call
+        self._compiled = model, compiled_call_of(model)
+        set_compiled_call(model, call)
 
     def remove(self) -> None:
         """Give every member its own forward back, last replaced first, and keep nothing of a step broken off."""
         for region in self.regions:
             region.forget()
-        while self._shadowed:
-            module, previous = self._shadowed.pop()
-            if previous is None:
-                del module.forward
-            else:
-                module.forward = previous
+        self._shadows.remove()
         if self._compiled is not None:
             model, call = self._compiled
-            model._compiled_call_impl = call
+            set_compiled_call(model, call)
             self._compiled = None
 
 
-def apply(model: nn.Module, placement: Placement | str) -> Handle:
-    """Put a placement, or a strategy such as `each`, in force on this instance until `Handle.remove`.
+def apply(model: nn.Module, placement: Placement | str | Callable[..., Answer]) -> Handle:
+    """Put a placement in force on this instance until `Handle.remove`.
 
     A copy of the model, by `deepcopy` or pickle, is one with nothing applied.
+
+    Args:
+        placement: one made or loaded; a strategy such as `each`, or a placement file's path; or a function of the
+            model's outline that returns region paths, regions or a placement.
 
     Raises:
         PlacementError: a region matches nothing, overlaps another, or cannot be built, or the placement was made for
             another model; the model is then untouched.
     """
-    if isinstance(placement, str):
-        placement = parse_strategy(placement).place(outline(model))
+    placement = _resolved(placement, model)
     _refuse_other_model(placement, model)
     sites = find_sites(model, placement)
     handle = Handle(covered_modules(sites), tuple(RegionRun(site) for site in sites))
@@ -86,6 +81,16 @@ def apply(model: nn.Module, placement: Placement | str) -> Handle:
     if placement.compile_budget is not None:
         handle.compile(model, compiled_call(model, placement.compile_budget))
     return handle
+
+
+def _resolved(placement: Placement | str | Callable[..., Answer], model: nn.Module) -> Placement:
+    if isinstance(placement, Placement):
+        return placement
+    if not isinstance(placement, str):
+        return placed_by(placement, outline(model))
+    if placement.endswith(FILE_ENDINGS):
+        return Placement.load(placement)
+    return parse_strategy(placement).resolve(outline(model))
 
 
 def _refuse_other_model(placement: Placement, model: nn.Module) -> None:
@@ -100,8 +105,8 @@ def _refuse_other_model(placement: Placement, model: nn.Module) -> None:
 
 
 @contextmanager
-def applied(model: nn.Module, placement: Placement | str) -> Iterator[Handle]:
-    """Hold a placement, or a strategy such as `each`, in force for the length of a `with` block.
+def applied(model: nn.Module, placement: Placement | str | Callable[..., Answer]) -> Iterator[Handle]:
+    """Hold what `apply` takes in force for the length of a `with` block.
 
     Raises:
         PlacementError: as `apply`; or what torch finds out in backward only, that a region cannot be recomputed.
@@ -116,23 +121,6 @@ def applied(model: nn.Module, placement: Placement | str) -> Iterator[Handle]:
         raise problem from error
     finally:
         handle.remove()
-
-
-class _StandIn:
-    """Stands as a member's forward; in a copy of the model, the member's own forward stands there again."""
-
-    def __init__(self, forward: Forward, own: Forward) -> None:
-        self.__wrapped__ = own
-        self._forward = forward
-
-    # As torch.utils.checkpoint is itself: compiled code ends before a region and goes on behind it. The public name of
-    # this would import dynamo, a second's work, for everyone who only applies.
-    @_disable_dynamo
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._forward(*args, **kwargs)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Forward]]:
-        return partial, (self.__wrapped__,)
 
 
 def _explained(error: RuntimeError, handle: Handle) -> PlacementError | None:

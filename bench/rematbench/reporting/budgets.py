@@ -4,53 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rematbench.placement.placement import PLAIN
-from rematbench.reporting.gathering import Entry, Series, cost_of
+from rematbench.records.run import Cost, Row
+from rematbench.reporting.gathering import Series
 from rematbench.reporting.texts import texts_of
 
-COSTS = ("time", "flops")
+COSTS: tuple[Cost, ...] = ("time", "flops")
 
 
-def choice(entry: Entry) -> dict[str, str]:
+def choice(row: Row) -> dict[str, str]:
     """Return, by cost, what follows "the cheapest placement is" where the answer is this row."""
-    texts = texts_of(entry)
-    ratio = f", {texts['ratio']} none's step time{_interval(entry, texts)}" if texts["ratio"] else ""
+    texts = texts_of(row)
+    ratio = f", {texts['ratio']} none's step time{_interval(row, texts)}" if texts["ratio"] else ""
     prices = {"time": f"{texts['step']} a step{ratio}", "flops": f"{texts['recompute']} recomputed"}
-    return {cost: f"{texts['placement']}: it peaks at {texts['peak']} for {prices[cost]}" for cost in _costs(entry)}
+    return {cost: f"{texts['placement']}: it peaks at {texts['peak']} for {prices[cost]}" for cost in _costs(row)}
 
 
-def brief(entry: Entry) -> dict[str, str]:
+def brief(row: Row) -> dict[str, str]:
     """Return, by cost, a row named beside the answer."""
-    texts = texts_of(entry)
+    texts = texts_of(row)
     prices = {"time": texts["step"], "flops": texts["recompute"]}
-    return {cost: f"{texts['placement']}, {texts['peak']} for {prices[cost]}" for cost in _costs(entry)}
+    return {cost: f"{texts['placement']}, {texts['peak']} for {prices[cost]}" for cost in _costs(row)}
 
 
-def _costs(entry: Entry) -> list[str]:
-    return [cost for cost in COSTS if entry.fits_a_plot and cost_of(entry, cost) is not None]
+def _costs(row: Row) -> list[Cost]:
+    return [cost for cost in COSTS if row.fits_a_plot and row.cost(cost) is not None]
 
 
-def _interval(entry: Entry, texts: dict[str, str]) -> str:
-    if entry.cells["placement"] == PLAIN or not texts["interval"]:
+def _interval(row: Row, texts: dict[str, str]) -> str:
+    if row.is_plain or not texts["interval"]:
         return ""
-    verdict = ": not told from none's" if entry.cells["step_ratio_low"] < 1 < entry.cells["step_ratio_high"] else ""
+    verdict = ": not told from none's" if row.cells["step_ratio_low"] < 1 < row.cells["step_ratio_high"] else ""
     return f" (95 % interval {texts['interval']}{verdict})"
 
 
-def training(entry: Entry) -> str:
+def training(row: Row) -> str:
     """Return the sentence on training where the answer is this row; nothing cheaper with equal buffers is known."""
-    if entry.cells["placement"] == PLAIN:
+    if row.is_plain:
         return "That is no checkpointing at all."
     return {
         None: "Whether training stays the same was not judged.",
         "equal": "Training stays the same.",
         "different": "Its gradients are none's, but buffers end up different.",
-    }[entry.cells["buffers"]]
+    }[row.cells["buffers"]]
 
 
 def unanswerable(series: Series) -> dict[str, str | None]:
     """Return, by cost, why no budget has an answer; None where one may have."""
-    peaks = [entry for entry in series.entries if entry.fits_a_plot]
+    peaks = [row for row in series.rows if row.fits_a_plot]
     if not peaks:
         return dict.fromkeys(COSTS, "nothing here has a peak.")
     return {
@@ -61,16 +61,16 @@ def unanswerable(series: Series) -> dict[str, str | None]:
 
 def least(series: Series) -> str:
     """Name the row with the least peak; empty where none has one."""
-    peaks = [entry for entry in series.entries if entry.fits_a_plot]
+    peaks = [row for row in series.rows if row.fits_a_plot]
     if not peaks:
         return ""
-    texts = texts_of(min(peaks, key=lambda entry: entry.cells["peak_bytes"]))
+    texts = texts_of(min(peaks, key=lambda row: row.cells["peak_bytes"]))
     return f"{texts['placement']} with {texts['peak']}"
 
 
-def undrawable(entries: Sequence[Entry]) -> dict[str, str | None]:
+def undrawable(rows: Sequence[Row]) -> dict[str, str | None]:
     """Return, by cost, what stands in place of a chart without points; None where there are points."""
-    peaks = [entry for entry in entries if entry.fits_a_plot]
+    peaks = [row for row in rows if row.fits_a_plot]
     if not peaks:
         text = "No placement of this model has a peak: there is nothing to draw. The table says why."
         return dict.fromkeys(COSTS, text)
@@ -80,5 +80,5 @@ def undrawable(entries: Sequence[Entry]) -> dict[str, str | None]:
     }
 
 
-def _any(entries: Sequence[Entry], cost: str) -> bool:
-    return any(cost_of(entry, cost) is not None for entry in entries)
+def _any(rows: Sequence[Row], cost: Cost) -> bool:
+    return any(row.cost(cost) is not None for row in rows)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rematbench.placement.placement import PLAIN
 from rematbench.records.measurement import Status, Structure
+from rematbench.records.run import Cost, Row
 from rematbench.reporting import budgets
 from rematbench.reporting.cards import card
-from rematbench.reporting.gathering import Entry, Model, Series, cost_of
+from rematbench.reporting.gathering import Model, Series
 from rematbench.reporting.strip import arcs
 from rematbench.reporting.texts import texts_of
 from rematbench.reporting.words import WORDS
 from rematbench.units import BYTES, FLOPS, SECONDS, SIZES, Scale, format_bytes, format_interval, unit_of
 
-_COST_AXES: dict[str, tuple[str, Scale]] = {"time": ("step time", SECONDS), "flops": ("recomputed", FLOPS)}
+_COST_AXES: dict[Cost, tuple[str, Scale]] = {"time": ("step time", SECONDS), "flops": ("recomputed", FLOPS)}
 
 
 def figures(models: Sequence[Model]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _model(model: Model) -> dict[str, Any]:
     return {
         "name": model.name,
         "axes": {cost: _axes(model, cost) for cost in budgets.COSTS},
-        "missing": budgets.undrawable([entry for series in model.series for entry in series.entries]),
+        "missing": budgets.undrawable([row for series in model.series for row in series.rows]),
         "series": [
             _series(series, _structure(series) or next(iter(known), None), overlaid=len(model.series) > 1)
             for series in model.series
@@ -52,13 +52,13 @@ def _model(model: Model) -> dict[str, Any]:
     }
 
 
-def _axes(model: Model, cost: str) -> dict[str, Any]:
+def _axes(model: Model, cost: Cost) -> dict[str, Any]:
     """Return the units of a chart's axes: those of its greatest values."""
     drawn = [
-        (value, entry.cells["peak_bytes"])
+        (value, row.cells["peak_bytes"])
         for series in model.series
-        for entry in series.entries
-        if entry.fits_a_plot and (value := cost_of(entry, cost)) is not None
+        for row in series.rows
+        if row.fits_a_plot and (value := row.cost(cost)) is not None
     ]
     title, scale = _COST_AXES[cost]
     x_factor, x_unit = unit_of(max((value for value, _ in drawn), default=0), scale)
@@ -70,7 +70,7 @@ def _axes(model: Model, cost: str) -> dict[str, Any]:
 
 
 def _structure(series: Series) -> Structure | None:
-    records = (entry.record for entry in series.entries if entry.record)
+    records = (row.measurement for row in series.rows if row.measurement)
     return next((record.structure for record in records if record.structure), None)
 
 
@@ -101,48 +101,48 @@ def _series(series: Series, structure: Structure | None, overlaid: bool) -> dict
 
 
 def _capacity_bytes(series: Series) -> int | None:
-    environments = (entry.record.environment for entry in series.entries if entry.record)
+    environments = (row.measurement.environment for row in series.rows if row.measurement)
     return next((found.capacity_bytes for found in environments if found and found.capacity_bytes), None)
 
 
 def _rows(series: Series, where: dict[str, int], overlaid: bool) -> Iterator[dict[str, Any]]:
     structure = _structure(series)
     frontiers = {cost: series.frontier(cost) for cost in budgets.COSTS}
-    for entry in series.entries:
-        cells, step, name = entry.cells, entry.step, entry.cells["placement"]
+    for row in series.rows:
+        cells, step, name = row.cells, row.step_s, row.name
         yield {
             **where,
             "name": name,
             "title": f"{name} · {series.label}" if overlaid else name,
-            "plain": name == PLAIN,
+            "plain": row.is_plain,
             "out_of_memory": cells["status"] == Status.OUT_OF_MEMORY,
-            "peak_bytes": cells["peak_bytes"] if entry.fits_a_plot else None,
+            "peak_bytes": cells["peak_bytes"] if row.fits_a_plot else None,
             "static_bytes": cells["static_bytes"],
-            "cost": {cost: cost_of(entry, cost) for cost in budgets.COSTS},
+            "cost": {cost: row.cost(cost) for cost in budgets.COSTS},
             "spread_s": {"low": step.low, "high": step.high} if step else None,
             "frontier": {cost: name in kept for cost, kept in frontiers.items()},
             "same_gradients": cells["gradients"] != "different",
             "same_buffers": cells["buffers"] == "equal",
             "judged": cells["buffers"] is not None,
-            "choice": budgets.choice(entry),
-            "brief": budgets.brief(entry),
-            "training": budgets.training(entry),
+            "choice": budgets.choice(row),
+            "brief": budgets.brief(row),
+            "training": budgets.training(row),
             "hover": [f"{name} · {cells['model']}", f"regions: {cells['regions'] or 'none'}"],
-            "facts": list(facts(entry)),
-            **(card(entry.record, structure) if entry.record else {}),
+            "facts": list(facts(row)),
+            **(card(row.measurement, structure) if row.measurement else {}),
         }
 
 
-def facts(entry: Entry) -> Iterator[str]:
+def facts(row: Row) -> Iterator[str]:
     """Yield what is known of a row beyond its name and regions, a line each."""
-    cells, texts = entry.cells, texts_of(entry)
-    if cells["status"] != Status.OK:
+    cells, texts = row.cells, texts_of(row)
+    if not row.is_ok:
         yield texts["message"]
     if texts["peak"]:
         ratio = f", {texts['peak_ratio']} of none's" if texts["peak_ratio"] else ""
         yield f"peak: {texts['peak']}{ratio}, in {cells['peak_phase']}"
         yield f"held after forward: {texts['held']}"
-    if entry.step:
+    if row.step_s:
         ends = cells["step_ratio"], cells["step_ratio_low"], cells["step_ratio_high"]
         ratio = f", {format_interval(*ends)} none's" if texts["ratio"] else ""
         yield f"step: {texts['step']}{ratio}"
