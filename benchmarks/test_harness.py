@@ -69,7 +69,7 @@ def test_none_against_a_bare_loop(benchmark: BenchmarkFixture, model: str) -> No
 def test_identical_placements(benchmark: BenchmarkFixture, model: str) -> None:
     """`covered` of `repetitions` intervals between two names for the same placement contain 1.0."""
     session = session_of(model)
-    each = parse_strategy("each").place(outline(session.workload.module))
+    each = parse_strategy("each").resolve(outline(session.workload.module))
     seeds = iter(range(100))
     intervals = []
 
@@ -87,7 +87,7 @@ def test_identical_placements(benchmark: BenchmarkFixture, model: str) -> None:
 
 def test_apply_to_a_thousand_blocks(benchmark: BenchmarkFixture) -> None:
     model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()) for _ in range(1000)))
-    placement = parse_strategy("nested:2").place(outline(model))
+    placement = parse_strategy("nested:2").resolve(outline(model))
     benchmark(lambda: apply(model, placement).remove())
 
 

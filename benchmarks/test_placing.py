@@ -31,7 +31,7 @@ def test_apply_and_remove(benchmark: BenchmarkFixture, strategy: str) -> None:
     model = Loop(BLOCKS)
 
     def once() -> None:
-        made = parse_strategy(strategy).place(outline(model))
+        made = parse_strategy(strategy).resolve(outline(model))
         apply(model, made.model_copy(update={"fingerprint": outline(model).fingerprint})).remove()
 
     benchmark(once)

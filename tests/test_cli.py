@@ -15,7 +15,7 @@ from rematbench import __version__
 from rematbench.cli import main
 from rematbench.loading import reference_models
 from rematbench.placement.placement import Options
-from rematbench.placement.strategies import known_strategies
+from rematbench.placement.strategies import STRATEGIES
 from rematbench.suite.suite import load_suite, shipped_suites
 
 COMMAND = str(Path(sys.executable).parent / "rematbench")
@@ -164,7 +164,7 @@ def test_debug_shows_where_an_error_comes_from(folder: Path) -> None:
     ("command", "lines"),
     [
         ("models", reference_models().items()),
-        ("placements", known_strategies()),
+        ("placements", [(known.form, known.meaning) for known in STRATEGIES.values()]),
         ("placements", [(name, f"default {str(option.default).lower()}") for name, option in OPTIONS.items()]),
         ("suites", [(name, load_suite(name).description) for name in shipped_suites()]),
     ],

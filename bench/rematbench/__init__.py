@@ -1,7 +1,7 @@
 """Measure, exactly, what activation-checkpoint placements save and cost.
 
-For training code: `Placement`, `apply`, `applied` and `plan`. They are imported when first asked for, as the command
-itself needs no torch.
+For training code: `Placement`, `apply`, `applied`, `plan`, `outline`; for strategies of one's own: `strategy`. They are
+imported when first asked for, as the command itself needs no torch.
 """
 
 from importlib import import_module
@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rematbench.placement.placement import Placement
+    from rematbench.placement.strategies import strategy
     from rematbench.placing.apply import Handle, applied, apply
     from rematbench.placing.outline import outline
     from rematbench.planner.plan import Plan, plan
 
 __version__ = "0.1.0"
 
-__all__ = ["Handle", "Placement", "Plan", "__version__", "applied", "apply", "outline", "plan"]
+__all__ = ["Handle", "Placement", "Plan", "__version__", "applied", "apply", "outline", "plan", "strategy"]
 
 _HOMES = {
     "Handle": "rematbench.placing.apply",
-    "Plan": "rematbench.planner.plan",
     "Placement": "rematbench.placement.placement",
+    "Plan": "rematbench.planner.plan",
     "applied": "rematbench.placing.apply",
     "apply": "rematbench.placing.apply",
     "outline": "rematbench.placing.outline",
     "plan": "rematbench.planner.plan",
+    "strategy": "rematbench.placement.strategies",
 }
 
 

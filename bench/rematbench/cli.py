@@ -26,7 +26,7 @@ from rematbench.commands.show import show
 from rematbench.errors import RematbenchError
 from rematbench.loading import reference_models
 from rematbench.placement.placement import Options
-from rematbench.placement.strategies import known_strategies
+from rematbench.placement.strategies import STRATEGIES
 from rematbench.records.columns import COLUMNS, Row, rows_of
 from rematbench.records.measurement import Status
 from rematbench.records.store import Store, latest, new_run, sole_writer
@@ -193,7 +193,7 @@ def models() -> None:
 @app.command()
 def placements() -> None:
     """List the placement strategies and their options."""
-    _list(known_strategies())
+    _list((known.form, known.meaning) for known in STRATEGIES.values())
     form = "strategy[:argument][@path][+option=value]…"
     _out.print(f"\nwritten {form}, or the path of a placement file; options:", markup=False)
     _list((name, f"default {str(field.default).lower()}") for name, field in Options.model_fields.items())

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,16 +46,40 @@ def load_attribute(reference: str, root: Path, error: type[RematbenchError] = Mo
     return getattr(module, attribute)
 
 
-def check_reference(reference: str, root: Path) -> None:
+def parse_reference(text: str, error: type[RematbenchError] = ModelError) -> tuple[str, dict[str, Any]]:
+    """Read `reference[?argument=value[&argument=value]…]`; values are TOML, anything else is text.
+
+    Raises:
+        error: an argument has no value.
+    """
+    reference, _, query = text.partition("?")
+    arguments = {}
+    for pair in filter(None, query.split("&")):
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise error(f"{text!r}: write arguments as ?depth=24&width=512")
+        arguments[name] = parse_value(value)
+    return reference, arguments
+
+
+def parse_value(text: str) -> Any:
+    """Read one TOML value; what is none is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        return text
+
+
+def check_reference(reference: str, root: Path, error: type[RematbenchError] = ModelError) -> None:
     """Refuse what is plainly not there, before anything is run; a module is only known once it is imported.
 
     Raises:
-        ModelError: there is no such reference model, or no such file.
+        error: there is no such reference model, or no such file.
     """
     if ":" not in reference:
         reference_file(reference)
     else:
-        _check_file(reference.rpartition(":")[0], root, ModelError)
+        _check_file(reference.rpartition(":")[0], root, error)
 
 
 def reference_models() -> dict[str, str]:

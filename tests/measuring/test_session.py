@@ -31,7 +31,7 @@ def session_of(model: str) -> Session:
 
 
 def place(session: Session, strategy: str) -> Placement:
-    return parse_strategy(strategy).place(outline(session.workload.module))
+    return parse_strategy(strategy).resolve(outline(session.workload.module))
 
 
 def equality(session: Session, strategy: str) -> Equality:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rematbench.errors import PlacementError
-from rematbench.placement.placement import SAVE_POLICIES, Options, Placement, Region
+from rematbench.placement.placement import Options, Placement, Region
+from rematbench.placement.policies import SAVE_POLICIES
 
 CHANGED = {
     "save": "matmuls",

@@ -14,13 +14,14 @@ from torch.utils.checkpoint import checkpoint_sequential
 from rematbench.errors import PlacementError
 from rematbench.placement.outline import Chain, Outline
 from rematbench.placement.paths import Index, parse_path
-from rematbench.placement.placement import SAVE_POLICIES, Options, Region
-from rematbench.placement.strategies import known_strategies, parse_strategy
+from rematbench.placement.placement import Options, Region
+from rematbench.placement.policies import SAVE_POLICIES
+from rematbench.placement.strategies import STRATEGIES, parse_strategy
 from rematbench.placing.outline import outline
 
 Span = tuple[int, int]
-WRITTEN = [written for written, _ in known_strategies()]
-PLACED = [written for written, _ in known_strategies(every=False)]
+WRITTEN = [known.form for known in STRATEGIES.values()]
+PLACED = [known.form for known in STRATEGIES.values() if not known.stands_alone]
 EXAMPLES = [written.replace(":N", ":2").replace("PATTERN", "*.*") for written in PLACED]
 
 
@@ -31,7 +32,7 @@ def chains(*lengths: int) -> Outline:
 
 
 def paths(text: str, model: Outline) -> list[str]:
-    return [region.path for region in parse_strategy(text).place(model).regions]
+    return [region.path for region in parse_strategy(text).resolve(model).regions]
 
 
 def spans(text: str, length: int) -> list[Span]:
@@ -49,25 +50,26 @@ def span(path: str, length: int) -> Span:
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "argument", "path", "options"),
+    ("text", "name", "arguments", "path", "options"),
     [
-        ("each", "each", None, None, {}),
-        ("segments:4", "segments", "4", None, {}),
-        ("each@encoder.layers", "each", None, "encoder.layers", {}),
-        ("each@", "each", None, "", {}),
-        ("nested:2@h+save=matmuls", "nested", "2", "h", {"save": "matmuls"}),
-        ("each+batch_norm=once+early_stop=false", "each", None, None, {"batch_norm": "once", "early_stop": False}),
-        ("modules:h.*+preserve_rng=false", "modules", "h.*", None, {"preserve_rng": False}),
-        ("modules:*.mlp@h+offload=true", "modules", "*.mlp", "h", {"offload": True}),
-        ("all+save=folder/mine.py:policy", "all", None, None, {"save": "folder/mine.py:policy"}),
+        ("each", "each", {}, None, {}),
+        ("segments:4", "segments", {"n": 4}, None, {}),
+        ("each@encoder.layers", "each", {}, "encoder.layers", {}),
+        ("each@", "each", {}, "", {}),
+        ("nested:2@h+save=matmuls", "nested", {"n": 2}, "h", {"save": "matmuls"}),
+        ("each+batch_norm=once+early_stop=false", "each", {}, None, {"batch_norm": "once", "early_stop": False}),
+        ("modules:h.*+preserve_rng=false", "modules", {"pattern": "h.*"}, None, {"preserve_rng": False}),
+        ("modules:*.mlp@h+offload=true", "modules", {"pattern": "*.mlp"}, "h", {"offload": True}),
+        ("all+save=folder/mine.py:policy", "all", {}, None, {"save": "folder/mine.py:policy"}),
+        ("compile:budget=0.5", "compile", {"budget": 0.5}, None, {}),
     ],
 )
 def test_how_a_strategy_is_written(
-    text: str, name: str, argument: str | None, path: str | None, options: dict[str, object]
+    text: str, name: str, arguments: dict[str, object], path: str | None, options: dict[str, object]
 ) -> None:
-    strategy = parse_strategy(text)
-    assert (strategy.text, strategy.name, strategy.argument, strategy.path) == (text, name, argument, path)
-    assert strategy.options.changed() == options
+    call = parse_strategy(text)
+    assert (call.text, call.strategy.name, call.arguments, call.path) == (text, name, arguments, path)
+    assert call.options.changed() == options
 
 
 @given(
@@ -85,7 +87,7 @@ def test_options_read_back_as_a_region_writes_them(options: Options) -> None:
     written = str(Region(path="", **options.model_dump()))
     strategy = parse_strategy(f"each{written}")
     assert strategy.options == options
-    placed = strategy.place(chains(2))
+    placed = strategy.resolve(chains(2))
     assert placed.name == f"each{written}"
     assert placed.regions == tuple(Region(path=f"a[{at}]", **options.model_dump()) for at in (0, 1))
 
@@ -134,13 +136,13 @@ def test_what_cannot_be_read_is_told_with_what_can(text: str, words: list[str]) 
 )
 def test_what_does_not_fit_the_model_is_told_with_what_it_has(text: str, model: Outline, words: list[str]) -> None:
     with pytest.raises(PlacementError) as caught:
-        parse_strategy(text).place(model)
+        parse_strategy(text).resolve(model)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 def test_every_strategy_is_listed_with_a_meaning() -> None:
     assert len(set(WRITTEN)) == len(WRITTEN)
-    assert all(meaning and "\n" not in meaning for _, meaning in known_strategies())
+    assert all(known.meaning and "\n" not in known.meaning for known in STRATEGIES.values())
     assert [written for written in WRITTEN if ":" in written] == [
         *("every:N", "segments:N", "checkpoint_sequential:N", "nested:N", "first:N", "last:N", "modules:PATTERN"),
         *("compile:budget=SHARE", "plan:BUDGET", "plan-flops:BUDGET", "ckptplan:BUDGET", "frontier:N"),
@@ -148,7 +150,7 @@ def test_every_strategy_is_listed_with_a_meaning() -> None:
 
 
 def test_a_compiled_model_has_a_budget_and_no_regions() -> None:
-    placement = parse_strategy("compile:budget=0.25").place(chains(4))
+    placement = parse_strategy("compile:budget=0.25").resolve(chains(4))
     assert (placement.name, placement.regions, placement.compile_budget) == ("compile:budget=0.25", (), 0.25)
     assert str(placement) == "compiled, activation memory budget 0.25"
 
@@ -156,7 +158,7 @@ def test_a_compiled_model_has_a_budget_and_no_regions() -> None:
 def test_what_a_planner_answers_needs_a_run() -> None:
     assert len(WRITTEN) - len(PLACED) == 5
     with pytest.raises(PlacementError, match="made by measuring: use it in a run"):
-        parse_strategy("plan:1GiB").place(chains(4))
+        parse_strategy("plan:1GiB").resolve(chains(4))
 
 
 @pytest.mark.parametrize(("length", "count", "expected"), [(10, 6, [1] * 5), (12, 3, [4, 4]), (5, 2, [2]), (4, 1, [])])
@@ -183,7 +185,7 @@ def test_checkpoint_sequential_is_cut_as_torch_cuts_it(length: int, count: int, 
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_every_strategy_is_its_placements_name_and_takes_options(text: str) -> None:
     model = nn.Sequential(*(nn.Sequential(nn.Linear(1, 1), nn.ReLU()) for _ in range(4)))
-    placement = parse_strategy(f"{text}+early_stop=false").place(outline(model))
+    placement = parse_strategy(f"{text}+early_stop=false").resolve(outline(model))
     assert placement.name == f"{text}+early_stop=false"
     assert bool(placement.regions) == (text != "none")
     assert all(region.changed() == {"early_stop": False} for region in placement.regions)
@@ -288,4 +290,4 @@ def test_modules_takes_every_path_that_matches(text: str, found: list[str]) -> N
 def test_a_wrong_pattern_lists_no_more_than_a_dozen_modules() -> None:
     model = nn.Sequential(*(nn.ReLU() for _ in range(100)))
     with pytest.raises(PlacementError, match=re.escape("begin 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11") + "$"):
-        parse_strategy("modules:x").place(outline(model))
+        parse_strategy("modules:x").resolve(outline(model))

@@ -274,7 +274,7 @@ def test_a_copy_of_an_applied_model_has_nothing_applied() -> None:
 def test_a_thousand_blocks_are_placed_and_freed(text: str) -> None:
     model = nn.Sequential(*(nn.ReLU() for _ in range(1000)))
     before = state(model)
-    with applied(model, parse_strategy(text).place(outline(model))) as handle:
+    with applied(model, parse_strategy(text).resolve(outline(model))) as handle:
         assert handle.blocks == tuple(map(str, range(1000)))
         assert all("forward" in vars(block) for block in model)
     assert state(model) == before

@@ -51,7 +51,7 @@ def reading(kind: str, text: str) -> Reading:
     model = nn.Sequential(*(Block() for _ in range(DEPTH)))
     workload = Workload(module=model, batch=(states()[kind],), loss_fn=total)
     options = "" if text == "none" else "+preserve_rng=false"
-    with applied(model, parse_strategy(text + options).place(outline(model))):
+    with applied(model, parse_strategy(text + options).resolve(outline(model))):
         training_step(workload)
         model.zero_grad()
         return CpuMeter().read(lambda phases: training_step(workload, phases))

@@ -7,12 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from rematbench.loading import load_attribute, reference_models
-from rematbench.placement.strategies import known_strategies, parse_strategy
+from rematbench.placement.strategies import STRATEGIES, parse_strategy
 from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline
 from rematbench.workload.step import Workload, training_step
 
-EXAMPLES = [written.replace(":N", ":3").replace("PATTERN", "**.linear") for written, _ in known_strategies(every=False)]
+EXAMPLES = [
+    known.form.replace(":N", ":3").replace("PATTERN", "**.linear")
+    for known in STRATEGIES.values()
+    if not known.stands_alone
+]
 
 
 def workload(name: str) -> Workload:
@@ -26,7 +30,7 @@ def step(workload: Workload, text: str) -> tuple[int, list[Tensor]]:
     module = workload.module
     torch.manual_seed(1)
     module.zero_grad()
-    with applied(module, parse_strategy(text).place(outline(module))) as handle:
+    with applied(module, parse_strategy(text).resolve(outline(module))) as handle:
         loss = training_step(workload)
     gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
     assert gradients

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rematbench.measuring.flops import FlopMeter
-from rematbench.placement.placement import SAVE_POLICIES, Placement, Region
+from rematbench.placement.placement import Placement, Region
+from rematbench.placement.policies import SAVE_POLICIES
 from rematbench.placement.strategies import parse_strategy
 from rematbench.placing import checkpointing
 from rematbench.placing.apply import applied
@@ -44,7 +45,7 @@ def two_linears() -> nn.Module:
 def placed(model: nn.Module, text: str) -> Placement:
     """A strategy on the chain, which is the model's second child."""
     name, plus, options = text.partition("+")
-    return parse_strategy(f"{name}@1{plus}{options}" if name != "none" else name).place(outline(model))
+    return parse_strategy(f"{name}@1{plus}{options}" if name != "none" else name).resolve(outline(model))
 
 
 def step(model: nn.Module, text: str) -> list[Tensor]:

@@ -81,7 +81,7 @@ def calls_of(model: nn.Module, placement: str = "none") -> list[str]:
         seen.append(path)
         yield
 
-    place = parse_strategy(placement).place(outline(model))
+    place = parse_strategy(placement).resolve(outline(model))
     with marked(model, mark), applied(model, place):
         model(torch.ones(3, 4, requires_grad=True)).sum().backward()
     return seen

@@ -115,7 +115,7 @@ def test_what_a_path_reaches(path: str, names: list[tuple[str, ...]]) -> None:
 
 def test_a_module_pattern_finds_what_it_matched_whatever_it_is_called() -> None:
     model = Net()
-    (first, second) = find_sites(model, parse_strategy("modules:heads.*").place(outline(model)))
+    (first, second) = find_sites(model, parse_strategy("modules:heads.*").resolve(outline(model)))
     assert (first.names, first.members) == (("heads.1",), (model.heads["1"],))
     assert (second.names, second.members) == (("heads.0",), (model.heads["0"],))
 

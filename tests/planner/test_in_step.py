@@ -152,4 +152,4 @@ def test_the_model_is_left_alone(clock: Clock) -> None:
     session, alone = session_of(clock)
     timed_in_step(alone, session, CPU, EACH)
     assert not any("forward" in vars(module) for module in session.workload.module.modules())
-    assert parse_strategy("each").place(outline(session.workload.module)).regions
+    assert parse_strategy("each").resolve(outline(session.workload.module)).regions

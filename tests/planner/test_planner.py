@@ -14,8 +14,7 @@ from torch import nn
 from rematbench import Placement, Plan, plan
 from rematbench.errors import PlacementError, RematbenchError
 from rematbench.measuring.session import Session
-from rematbench.placement.goal import parse_goal
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.strategies import parse_goal, parse_strategy
 from rematbench.placing.outline import outline
 from rematbench.planner.planner import Planner, _Search
 from rematbench.planner.profiling import profile
@@ -47,7 +46,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 
 
 def figures_of(session: Session, text: str) -> tuple[int, int]:
-    found = session.measure(parse_strategy(text).place(outline(session.workload.module)))
+    found = session.measure(parse_strategy(text).resolve(outline(session.workload.module)))
     assert found.flops is not None
     assert found.flops.recompute is not None
     return found.memory.peak_bytes, found.flops.recompute

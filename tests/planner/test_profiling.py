@@ -67,7 +67,7 @@ def test_the_prediction_is_the_measurement(name: str) -> None:
     units = {unit.path: at for at, unit in enumerate(found.units)}
     margin = SHARED_GRADIENT if name == "plain.gru" else 0.01
     for text in ("none", "each", "sqrt"):
-        placement = parse_strategy(text).place(outline(workload.module))
+        placement = parse_strategy(text).resolve(outline(workload.module))
         measured = session.measure(placement)
         assert measured.flops is not None
         regions = list(regions_of(find_sites(workload.module, placement), units))
@@ -136,7 +136,7 @@ def test_a_loss_inside_the_model_is_predicted_too(text: str) -> None:
     session = Session(Workload(module=model, batch=batch), CPU)
     found = profile(session.workload, CPU)
     assert all(weight.grad is None for weight in model.parameters())
-    placement = parse_strategy(text).place(outline(model))
+    placement = parse_strategy(text).resolve(outline(model))
     units = {unit.path: at for at, unit in enumerate(found.units)}
     predicted = simulate(found.chain("flops"), regions_of(find_sites(model, placement), units))
     assert 0 <= predicted.peak_bytes - session.peak_bytes(placement) <= 2**14

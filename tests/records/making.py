@@ -5,7 +5,8 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 
-from rematbench.placement.placement import SAVE_POLICIES, Placement, Region
+from rematbench.placement.placement import Placement, Region
+from rematbench.placement.policies import SAVE_POLICIES
 from rematbench.records.columns import Row, rows_of
 from rematbench.records.measurement import (
     Environment,
@@ -69,7 +70,7 @@ placements = st.builds(
         st.builds(
             Region,
             path=st.sampled_from(("", "blocks[3]", "blocks[0:4]", "encoder.layers[2].mlp")),
-            save=st.sampled_from(SAVE_POLICIES),
+            save=st.sampled_from([*SAVE_POLICIES]),
             preserve_rng=st.booleans(),
             batch_norm=st.sampled_from(("as-is", "once")),
         ),

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rematbench.errors import ModelError
-from rematbench.suite.model_ref import ModelRef, parse_value
+from rematbench.loading import parse_value
+from rematbench.suite.model_ref import ModelRef
 
 ROOT = Path("/root-of-the-user")
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rematbench.errors import SuiteError
 from rematbench.loading import reference_models
 from rematbench.placement.outline import Chain, Outline
-from rematbench.placement.placement import SAVE_POLICIES, Placement, Region
+from rematbench.placement.placement import Placement, Region
+from rematbench.placement.policies import SAVE_POLICIES
 from rematbench.suite.case import Case
 from rematbench.suite.suite import Device, Job, Settings, Suite, custom_suite, load_suite, select, shipped_suites
 
@@ -107,7 +108,7 @@ def test_a_suite_comes_back_from_its_file(tmp_path_factory: pytest.TempPathFacto
     assert load_suite(written(folder, data)) == suite
     assert select(suite, (), (), ()) == suite
     for entry in suite.models:
-        assert suite.cases(entry)[0] == Case(name="none", strategy="none")
+        assert suite.cases(entry)[0] == Case.model_validate("none")
     jobs = suite.jobs(Path("/root-of-the-user"), [CPU, GPU])
     assert [(job.device, job.model.name) for job in jobs] == [
         (device.name, entry.name) for device in (CPU, GPU) for entry in suite.models
@@ -115,8 +116,8 @@ def test_a_suite_comes_back_from_its_file(tmp_path_factory: pytest.TempPathFacto
 
 
 def test_a_compiled_model_takes_no_options_of_regions() -> None:
-    with pytest.raises(ValueError, match="a compiled model has no regions to give an option"):
-        Case(name="half", strategy="compile:budget=0.5", save="matmuls")
+    with pytest.raises(ValueError, match="the whole model is compiled, without regions and their options"):
+        Case.model_validate({"name": "half", "strategy": "compile:budget=0.5", "save": "matmuls"})
 
 
 # Shipped suites
@@ -213,8 +214,8 @@ def test_options_hold_for_the_regions_that_do_not_say_otherwise(
     suite = Suite.model_validate({**TWO_MODELS, "placements": [case | {"name": "mine"}]})
     (job, *_) = suite.jobs(tmp_path, [CPU])
     for same in (suite, load_suite(written(tmp_path, suite.to_toml()))):
-        assert [region.save for region in same.placements[1].place(OUTLINE).regions] == saves
-    placed = Job.model_validate_json(job.model_dump_json()).cases[1].place(OUTLINE)
+        assert [region.save for region in same.placements[1].resolve(OUTLINE).regions] == saves
+    placed = Job.model_validate_json(job.model_dump_json()).cases[1].resolve(OUTLINE)
     assert (placed.name, [region.path for region in placed.regions]) == ("mine", ["blocks[0]", "blocks[1]"])
     assert [region.save for region in placed.regions] == saves
 

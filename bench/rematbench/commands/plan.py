@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from rematbench.errors import RematbenchError
-from rematbench.placement.goal import parse_goal
 from rematbench.placement.placement import PLAIN
+from rematbench.placement.strategies import parse_goal
 from rematbench.records.columns import Row, rows_of
 from rematbench.records.measurement import Status
 from rematbench.records.store import new_run

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from rematbench.errors import PlacementError, unknown
 from rematbench.placement.fingerprint import fingerprint
 
 
@@ -33,14 +34,28 @@ class Outline:
         outermost: the chains that strategies act on: those inside no other; chains of bare layers only where there is
             nothing else, so that a head written as a `Sequential` is not taken for a stack of blocks.
         parameters: shape by parameter path, in registration order; `()` for one not initialised yet.
+        scope: the module that strategies are held to; None for the whole model.
     """
 
     modules: dict[str, str]
     chains: tuple[Chain, ...]
     outermost: tuple[Chain, ...]
     parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    scope: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """What a placement for this model may carry, to be refused on any other: `Placement.fingerprint`."""
         return fingerprint(self.modules, self.parameters)
+
+    def at(self, path: str) -> Outline:
+        """Return the same model for a strategy to act on one chain, or on the modules inside one.
+
+        Raises:
+            PlacementError: there is neither of that path; the closest is offered.
+        """
+        chosen = tuple(chain for chain in self.chains if chain.path == path)
+        if not chosen and path not in self.modules:
+            known = (chain.path for chain in self.chains)
+            raise PlacementError(f"{unknown('chain', path, known)}; modules:PATTERN takes any module")
+        return replace(self, outermost=chosen, scope=path)

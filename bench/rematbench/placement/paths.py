@@ -9,8 +9,10 @@ one region a member (`transformer.h[::2]`, `h[0:4].mlp`). The empty path is the 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any, Self
 
 from rematbench.errors import PlacementError
 
@@ -39,8 +41,59 @@ class Index:
         position = self.start + length if self.start < 0 else self.start
         return range(position, position + 1) if 0 <= position < length else range(0)
 
+    def __str__(self) -> str:
+        """Return `[3]`, `[0:4]` or `[::2]`."""
+        ends = ["" if end is None else str(end) for end in (self.start, self.stop)]
+        return f"[{ends[0]}]" if self.single else f"[{':'.join(ends)}{'' if self.step is None else f':{self.step}'}]"
+
 
 Part = str | Index
+
+
+class RegionPath(str):
+    """A region's path: its text, and `parts`, what the text says, worked out once.
+
+    Made from text, which is parsed; or from parts by `of_module`, `at` and `over`, which parse nothing: so what a
+    strategy or a planner finds reaches the model as it is.
+    """
+
+    __slots__ = ("parts",)
+
+    parts: tuple[Part, ...]
+
+    def __new__(cls, text: str) -> Self:
+        """Read a path.
+
+        Raises:
+            PlacementError: the text is none; the sentence quotes it and shows the form.
+        """
+        return text if isinstance(text, cls) else cls._made(text, parse_path(text))
+
+    @classmethod
+    def of_module(cls, path: str) -> Self:
+        """Return the path of one module by its name, as `named_modules` has it."""
+        return cls._made(path, tuple(path.split(".")) if path else ())
+
+    def at(self, position: int) -> Self:
+        """Return the path of one child by its position."""
+        return self._child(Index(start=position, single=True))
+
+    def over(self, start: int, stop: int) -> Self:
+        """Return the path of neighbouring children as one region; of a single one, by its position."""
+        return self.at(start) if stop == start + 1 else self._child(Index(start=start, stop=stop))
+
+    def _child(self, index: Index) -> Self:
+        return self._made(f"{self}{index}", (*self.parts, index))
+
+    @classmethod
+    def _made(cls, text: str, parts: Iterable[Part]) -> Self:
+        made = super().__new__(cls, text)
+        made.parts = tuple(parts)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle it by its text."""
+        return type(self), (str(self),)
 
 
 def parse_path(path: str) -> tuple[Part, ...]:
@@ -53,26 +106,18 @@ def parse_path(path: str) -> tuple[Part, ...]:
     position = 0
     while position < len(path):
         part = _PART.match(path, position)
-        if part is None:
-            raise _unreadable(path)
-        parts.append(part[1] or _index(part, path))
+        if part is None or (part[5] is not None and int(part[5]) == 0):
+            raise PlacementError(
+                f"region path {path!r} cannot be read: write blocks[3], blocks[0:4], h[::2] or encoder.layers[2].mlp"
+            )
+        parts.append(part[1] or _index(part))
         position = part.end()
     return tuple(parts)
 
 
-def _index(match: re.Match[str], path: str) -> Index:
+def _index(match: re.Match[str]) -> Index:
     single, start, stop, step = (int(text) if text else None for text in match.groups()[1:])
-    if single is not None:
-        return Index(start=single, single=True)
-    if step == 0:
-        raise _unreadable(path)
-    return Index(start=start, stop=stop, step=step)
-
-
-def _unreadable(path: str) -> PlacementError:
-    return PlacementError(
-        f"region path {path!r} cannot be read: write blocks[3], blocks[0:4], h[::2] or encoder.layers[2].mlp"
-    )
+    return Index(start=start, stop=stop, step=step) if single is None else Index(start=single, single=True)
 
 
 def matches(pattern: str, path: str) -> bool:

@@ -9,26 +9,27 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator, model_validator
 
 from rematbench.errors import PlacementError
-from rematbench.placement.paths import parse_path
+from rematbench.placement.paths import RegionPath
+from rematbench.placement.policies import SAVE_POLICIES
 
 PLAIN = "none"
 """The plain step's name: the placement without regions, which every other is compared with."""
 
-SAVE_POLICIES = ("nothing", "matmuls", "everything")
-"""Save policies by what they keep, as in JAX's `checkpoint_policies`; any `module:attribute` is taken besides."""
+
+FILE_ENDINGS = (".toml", ".json")
+"""By which a text is known as a placement file's path and no strategy."""
 
 
 class Options(BaseModel):
     """How a region is checkpointed; the names follow `torch.utils.checkpoint.checkpoint`.
 
     Attributes:
-        save: what the region keeps besides its inputs: `nothing`, `matmuls` (outputs of matrix products, convolutions
-            and attention kernels), `everything` (no recomputation at all), or `module:attribute` naming a policy
+        save: what the region keeps besides its inputs: one of `SAVE_POLICIES`, or `module:attribute` naming a policy
             function as `torch.utils.checkpoint.create_selective_checkpoint_contexts` takes it.
         reentrant: use torch's reentrant variant.
         preserve_rng: replay the random state of the forward in the recomputation.
@@ -66,23 +67,23 @@ class Options(BaseModel):
         return {name: value for name, value in values.items() if value != Options.model_fields[name].default}
 
 
+def _read_path(value: object) -> RegionPath:
+    if not isinstance(value, str):
+        raise ValueError("a region's path is text, such as blocks[0:4]")
+    try:
+        return RegionPath(value)
+    except PlacementError as error:
+        raise ValueError(str(error)) from error
+
+
 class Region(Options):
     """A part of the model that is checkpointed as one: a module, or a run of neighbours in a chain.
 
     Attributes:
-        path: `blocks[3]`, `blocks[0:4]`, `encoder.layers[2].mlp`; see `rematbench.placement.paths`.
+        path: `blocks[3]`, `blocks[0:4]`, `encoder.layers[2].mlp`; parsed once, a `RegionPath`.
     """
 
-    path: str
-
-    @field_validator("path")
-    @classmethod
-    def _readable(cls, path: str) -> str:
-        try:
-            parse_path(path)
-        except PlacementError as error:
-            raise ValueError(str(error)) from error
-        return path
+    path: Annotated[str, PlainValidator(_read_path)]
 
     def __str__(self) -> str:
         return self.path + "".join(f"+{name}={_text(value)}" for name, value in self.changed().items())

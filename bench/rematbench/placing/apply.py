@@ -17,8 +17,8 @@ from torch.utils.checkpoint import CheckpointError
 
 from rematbench.errors import PlacementError
 from rematbench.placement.fingerprint import difference
-from rematbench.placement.placement import Placement
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.placement import FILE_ENDINGS, Placement
+from rematbench.placement.strategies import Answer, parse_strategy, placed_by
 from rematbench.placing.checkpointing import Forward
 from rematbench.placing.compiling import compiled_call
 from rematbench.placing.outline import outline
@@ -66,17 +66,20 @@ class Handle:
             self._compiled = None
 
 
-def apply(model: nn.Module, placement: Placement | str) -> Handle:
-    """Put a placement, or a strategy such as `each`, in force on this instance until `Handle.remove`.
+def apply(model: nn.Module, placement: Placement | str | Callable[..., Answer]) -> Handle:
+    """Put a placement in force on this instance until `Handle.remove`.
 
     A copy of the model, by `deepcopy` or pickle, is one with nothing applied.
+
+    Args:
+        placement: one made or loaded; a strategy such as `each`, or a placement file's path; or a function of the
+            model's outline that returns region paths, regions or a placement.
 
     Raises:
         PlacementError: a region matches nothing, overlaps another, or cannot be built, or the placement was made for
             another model; the model is then untouched.
     """
-    if isinstance(placement, str):
-        placement = parse_strategy(placement).place(outline(model))
+    placement = _resolved(placement, model)
     _refuse_other_model(placement, model)
     sites = find_sites(model, placement)
     handle = Handle(covered_modules(sites), tuple(RegionRun(site) for site in sites))
@@ -86,6 +89,16 @@ def apply(model: nn.Module, placement: Placement | str) -> Handle:
     if placement.compile_budget is not None:
         handle.compile(model, compiled_call(model, placement.compile_budget))
     return handle
+
+
+def _resolved(placement: Placement | str | Callable[..., Answer], model: nn.Module) -> Placement:
+    if isinstance(placement, Placement):
+        return placement
+    if not isinstance(placement, str):
+        return placed_by(placement, outline(model))
+    if placement.endswith(FILE_ENDINGS):
+        return Placement.load(placement)
+    return parse_strategy(placement).resolve(outline(model))
 
 
 def _refuse_other_model(placement: Placement, model: nn.Module) -> None:
@@ -100,8 +113,8 @@ def _refuse_other_model(placement: Placement, model: nn.Module) -> None:
 
 
 @contextmanager
-def applied(model: nn.Module, placement: Placement | str) -> Iterator[Handle]:
-    """Hold a placement, or a strategy such as `each`, in force for the length of a `with` block.
+def applied(model: nn.Module, placement: Placement | str | Callable[..., Answer]) -> Iterator[Handle]:
+    """Hold what `apply` takes in force for the length of a `with` block.
 
     Raises:
         PlacementError: as `apply`; or what torch finds out in backward only, that a region cannot be recomputed.

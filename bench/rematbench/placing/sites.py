@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from rematbench.errors import PlacementError, unknown
-from rematbench.placement.paths import Index, parse_path
+from rematbench.placement.paths import Index, RegionPath
 from rematbench.placement.placement import Placement, Region
 from rematbench.placing.outline import CONTAINERS, children_of, has_forward, outline
 
@@ -104,7 +104,7 @@ class _Tree:
 
 def _locate(tree: _Tree, region: Region) -> list[Site]:
     """Walk a region's path; a slice with more path behind it, or with a step, branches into one site a member."""
-    parts = parse_path(region.path)
+    parts = RegionPath(region.path).parts
     reached = [tree.root]
     for part in parts[:-1]:
         reached = [child for place in reached for child in _select(tree, region, place, part)]

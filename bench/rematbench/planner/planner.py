@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class Planner:
         self._device = device
         self._given = profiled
         self._frontiers: dict[Objective, tuple[UnitChain, tuple[Schedule, ...]]] = {}
-        self._peaks: dict[tuple[object, ...], int] = {}
+        self._peaks: dict[tuple[UnitRegion, ...], float] = {}
+        self._refused_last = ""
 
     @cached_property
     def profile(self) -> Profile:
@@ -76,7 +78,7 @@ class Planner:
             return self.profile
         units = enumerate(self.profile.units)
         each = [UnitRegion(start=at, stop=at + 1) for at, unit in units if unit.can_be_region]
-        return timed_in_step(self.profile, self._session, self._device, self._placement("each", each))
+        return timed_in_step(self.profile, self._session, self._device, self._candidate(each))
 
     def frontier(self, objective: Objective) -> tuple[UnitChain, tuple[Schedule, ...]]:
         """Return the cost model and every schedule that none beats by prediction."""
@@ -105,7 +107,7 @@ class Planner:
             budget_bytes=budget,
             budget_of=goal.budget_of,
             predicted_peak_bytes=self.predicted_peak_bytes(chosen),
-            measured_peak_bytes=self.measured_peak_bytes(chosen),
+            measured_peak_bytes=int(self.measured_peak_bytes(chosen)),
             predicted_cost=chosen.cost,
             bound_cost=least_cost(chain, budget) if len(chain.units) <= LONG else None,
             bound_peak_bytes=least_working_set_bytes(chain),
@@ -116,15 +118,15 @@ class Planner:
             below=_point([point for point in schedules if point.cost > chosen.cost], -1),
             above=_point([point for point in schedules if point.cost < chosen.cost], 0),
         )
-        return Planned(placement=self._placement(goal.name, chosen.regions), facts=facts)
+        return Planned(placement=self._handed_out(goal.name, chosen.regions), facts=facts)
 
-    def place_by_ckptplan(self, goal: Goal) -> Placement:
+    def plan_by_ckptplan(self, goal: Goal) -> Placement:
         """Return what another planner makes of the same measures.
 
         Raises:
             PlacementError: it is not installed, or finds nothing.
         """
-        return self._placement(goal.name, regions_by_ckptplan(goal, self.profile))
+        return self._handed_out(goal.name, regions_by_ckptplan(goal, self.profile))
 
     def _predicted_ratio(self, goal: Goal, schedule: Schedule) -> float | None:
         plain_s = self._timed.step_s if goal.minimise == "time" else None
@@ -143,11 +145,12 @@ class Planner:
 
     def _budget(self, goal: Goal, static: int, schedules: Sequence[Schedule]) -> int:
         if goal.point is None:
-            plain = self._session.plain_peak_bytes
-            return goal.step_budget(static, plain)
+            return goal.step_budget(static, self._session.plain_peak_bytes)
         k, n = goal.point
         least, most = (self.measured_peak_bytes(schedules[end]) for end in (0, -1))
-        return least + (most - least) * (k - 1) // max(1, n - 1)
+        if math.inf in (least, most):
+            raise PlacementError(f"{goal.name}: an end of the frontier cannot be run: {self._refused_last}")
+        return int(least) + (int(most) - int(least)) * (k - 1) // max(1, n - 1)
 
     def predicted_peak_bytes(self, schedule: Schedule) -> int:
         """Return the peak, with the random states that regions inside others hold from the first forward on."""
@@ -160,31 +163,47 @@ class Planner:
         )
         return schedule.peak_bytes + inside * self.profile.region_bytes
 
-    def measured_peak_bytes(self, schedule: Schedule) -> int:
-        """Return the peak of a step under it, metered once for each set of regions."""
+    def measured_peak_bytes(self, schedule: Schedule) -> float:
+        """Return the peak of a step under it, metered once for each set of regions; infinite where it cannot be run."""
         if schedule.regions not in self._peaks:
-            placement = self._placement("", schedule.regions)
-            self._peaks[schedule.regions] = self._session.peak_bytes(placement)
+            try:
+                peak: float = self._session.peak_bytes(self._candidate(schedule.regions))
+            except PlacementError as error:  # this candidate is no plan; another one may be
+                peak, self._refused_last = math.inf, str(error)
+            self._peaks[schedule.regions] = peak
         return self._peaks[schedule.regions]
 
-    def _placement(self, name: str, regions: Iterable[UnitRegion]) -> Placement:
-        model = self._session.workload.module
-        batch_norm: Literal["as-is", "once"] = "once" if batch_norms([model]) else "as-is"
-        return placement_of(name, self.profile, regions, batch_norm, outline(model).fingerprint)
+    def _candidate(self, regions: Iterable[UnitRegion], name: str = "", fingerprint: str | None = None) -> Placement:
+        """Write regions of units as a placement; without a fingerprint, applying it need not look at all of the model.
+
+        Only what is handed out carries one.
+        """
+        batch_norm: Literal["as-is", "once"] = "once" if self._has_batch_norm else "as-is"
+        return placement_of(name, self.profile, regions, batch_norm, fingerprint)
+
+    def _handed_out(self, name: str, regions: Iterable[UnitRegion]) -> Placement:
+        return self._candidate(regions, name, outline(self._session.workload.module).fingerprint)
+
+    @cached_property
+    def _has_batch_norm(self) -> bool:
+        return bool(batch_norms([self._session.workload.module]))
 
     def _infeasible(self, goal: Goal, static: int, chain: UnitChain, schedules: Sequence[Schedule]) -> str:
         least = self.measured_peak_bytes(schedules[0])
+        if least == math.inf:
+            return f"{goal.name}: no placement fits; the leanest found cannot be run: {self._refused_last}"
         unit = chain.units[simulate(chain, schedules[0].regions).peak_unit].name
-        whole = "" if goal.of_step else f", {format_bytes(least + static)} with what is there before it"
+        whole = "" if goal.of_step else f", {format_bytes(int(least) + static)} with what is there before it"
         return (
-            f"{goal.name}: no placement fits; the least peak of the step is {format_bytes(least)}{whole}, set by {unit}"
+            f"{goal.name}: no placement fits; the least peak of the step is {format_bytes(int(least))}{whole}, "
+            f"set by {unit}"
         )
 
 
 class _Search:
     """Looks along a frontier, peaks rising and costs falling, for the cheapest point whose measured peak fits."""
 
-    def __init__(self, predicted: Sequence[int], budget: int, measured: Callable[[int], int]) -> None:
+    def __init__(self, predicted: Sequence[int], budget: int, measured: Callable[[int], float]) -> None:
         self._predicted = predicted
         self._budget = budget
         self._measured = measured
@@ -206,8 +225,11 @@ class _Search:
             if self._fits(at):
                 return at
             error = self._measured(at) - self._predicted[at]
-            at = min(at - 1, bisect_right(self._predicted, self._budget - error) - 1)
+            at = at - 1 if error == math.inf else min(at - 1, self._last_below(self._budget - int(error)))
         return 0 if self._predicted and self._fits(0) else None
+
+    def _last_below(self, budget: int) -> int:
+        return bisect_right(self._predicted, budget) - 1
 
     def _fits(self, at: int) -> bool:
         self.tries += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from rematbench.placement.paths import RegionPath
 from rematbench.placement.placement import Placement, Region
 from rematbench.planner.profile import Profile
 from rematbench.solver import schedule
@@ -22,16 +23,14 @@ def placement_of(
     return Placement(name=name, regions=tuple(written), fingerprint=fingerprint)
 
 
-def _written(path: str, save: str, batch_norm: Literal["as-is", "once"]) -> Region:
+def _written(path: RegionPath, save: str, batch_norm: Literal["as-is", "once"]) -> Region:
     if save == schedule.OFFLOAD:
         return Region(path=path, save="everything", offload=True)
     return Region(path=path, save=save, batch_norm=batch_norm)
 
 
-def _path(profile: Profile, region: schedule.UnitRegion) -> str:
+def _path(profile: Profile, region: schedule.UnitRegion) -> RegionPath:
     first, last = profile.units[region.start], profile.units[region.stop - 1]
     if first.chain is None:
-        return first.path
-    if first is last:
-        return f"{first.chain}[{first.position}]"
-    return f"{first.chain}[{first.position}:{last.position + 1}]"
+        return RegionPath.of_module(first.path)
+    return RegionPath.of_module(first.chain).over(first.position, last.position + 1)

@@ -49,7 +49,7 @@ def ready_step(job: Job) -> Iterator[ReadyStep]:
             training_step(workload)
             finish()
 
-        with applied(workload.module, job.cases[-1].place(outline(workload.module))):
+        with applied(workload.module, job.cases[-1].resolve(outline(workload.module))):
             run()  # the first step imports half of torch, and what that leaves behind is collected here
             gc.collect()
             yield ReadyStep(prepare=lambda: clear_gradients(workload), run=run)

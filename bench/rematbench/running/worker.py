@@ -33,7 +33,7 @@ from rematbench.measuring.memory import meter_for, self_test
 from rematbench.measuring.resident import resident_growth
 from rematbench.measuring.session import Findings, Session
 from rematbench.measuring.timing import schedule
-from rematbench.placement.goal import CKPTPLAN, Goal
+from rematbench.placement.goal import Goal
 from rematbench.placement.placement import PLAIN, Placement
 from rematbench.placing.outline import outline
 from rematbench.planner.planner import Planner
@@ -217,15 +217,18 @@ class _Work:
     def _placement(self, name: str) -> Placement:
         if name not in self._placements:
             case = next(case for case in self._job.cases if case.name == name)
-            goal = case.goal()
-            if goal is None:
-                self._placements[name] = case.place(self._outline)
-            elif goal.by == CKPTPLAN:
-                self._placements[name] = self._planner.place_by_ckptplan(goal)
-            else:
-                planned = self._planner.plan(self._with_budget(goal))
-                self._placements[name], self._plans[name] = planned.placement, planned.facts
+            self._placements[name] = case.resolve(self._outline, self)
         return self._placements[name]
+
+    def plan(self, goal: Goal) -> Placement:
+        """Return the best placement for a goal, as a strategy that measures asks for it, and keep how it was found."""
+        planned = self._planner.plan(self._with_budget(goal))
+        self._plans[goal.name] = planned.facts
+        return planned.placement
+
+    def plan_by_ckptplan(self, goal: Goal) -> Placement:
+        """Return what the package ckptplan makes of the same measures."""
+        return self._planner.plan_by_ckptplan(goal)
 
     def _with_budget(self, goal: Goal) -> Goal:
         """Give a goal that names another placement the peak that one is measured at."""

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import (
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from rematbench.errors import RematbenchError
-from rematbench.placement.goal import Goal, goal_of, spread
-from rematbench.placement.placement import Options, Placement, Region
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.placement import FILE_ENDINGS, Options, Placement, Region
+from rematbench.placement.strategies import Planning, StrategyCall, parse_strategy, spread
 
 if TYPE_CHECKING:
     from rematbench.placement.outline import Outline
 
+_Read = TypeVar("_Read")
 _ONE_SOURCE = "give one of strategy, file or regions"
+
+
+def _read(value: object) -> StrategyCall:
+    if isinstance(value, StrategyCall):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("a strategy is text, such as each or segments:4")
+    return explained(parse_strategy, value)
 
 
 class Case(Options):
@@ -24,10 +39,13 @@ class Case(Options):
 
     Written as a string it is a strategy or the path of a placement file. As a table it has `strategy`, `file` or
     `regions`; options beside them hold for every region that does not say otherwise.
+
+    Attributes:
+        strategy: read once, when the case is; written as its text.
     """
 
     name: str
-    strategy: str | None = None
+    strategy: Annotated[StrategyCall, PlainValidator(_read), PlainSerializer(str)] | None = None
     regions: Annotated[tuple[Region, ...], Field(strict=False)] = ()
     fingerprint: str | None = None
 
@@ -35,26 +53,19 @@ class Case(Options):
     @classmethod
     def _expanded(cls, data: Any) -> Any:
         if isinstance(data, str):
-            data = {"file" if data.endswith((".toml", ".json")) else "strategy": data}
+            data = {"file" if data.endswith(FILE_ENDINGS) else "strategy": data}
         if not isinstance(data, dict):
             return data
         if isinstance(data.get("file"), str):
             if data.get("regions"):
                 raise ValueError(_ONE_SOURCE)
             placement = explained(Placement.load, data["file"])
-            told = {"name": placement.name, "regions": placement.regions, "fingerprint": placement.fingerprint}
-            data = told | without(data, "file")
+            said = {"name": placement.name, "regions": placement.regions, "fingerprint": placement.fingerprint}
+            data = said | without(data, "file")
         if isinstance(data.get("strategy"), str):
-            options = {name: data[name] for name in Options.model_fields if name in data}
-            data = {"name": data["strategy"] + _written(options)} | data
+            options = [f"+{name}={str(data[name]).lower()}" for name in Options.model_fields if name in data]
+            data = {"name": data["strategy"] + "".join(options)} | data
         return data
-
-    @field_validator("strategy")
-    @classmethod
-    def _known(cls, strategy: str | None) -> str | None:
-        if strategy is not None:
-            explained(lambda text: goal_of(parse_strategy(text)), strategy)
-        return strategy
 
     @field_validator("regions")
     @classmethod
@@ -75,30 +86,23 @@ class Case(Options):
     def _one_source(self) -> Self:
         if (self.strategy is None) == (not self.regions):
             raise ValueError(_ONE_SOURCE)
-        if self.goal() is not None and self.changed():
-            raise ValueError(f"{self.strategy}: a plan chooses its regions and their options by itself")
-        if self.strategy is not None and parse_strategy(self.strategy).compiles and self.changed():
-            raise ValueError(f"{self.strategy}: a compiled model has no regions to give an option")
+        if self.strategy is not None and self.strategy.strategy.stands_alone and self.changed():
+            raise ValueError(f"{self.strategy}: {self.strategy.strategy.stands_alone}")
         return self
 
-    def goal(self) -> Goal | None:
-        """Return what a planner is asked for; None where the placement needs no measuring."""
-        if self.strategy is None:
-            return None
-        goal = goal_of(parse_strategy(self.strategy))
-        return replace(goal, name=self.name) if goal else None
-
-    def place(self, outline: Outline) -> Placement:
+    def resolve(self, outline: Outline, planning: Planning | None = None) -> Placement:
         """Make the placement for a model.
 
+        Args:
+            outline: of the model.
+            planning: for a strategy that measures.
+
         Raises:
-            PlacementError: the model does not have what the strategy asks for.
+            PlacementError: the model does not have what the strategy asks for, or no plan fits.
         """
         if self.strategy is None:
             return Placement(name=self.name, regions=self.regions, fingerprint=self.fingerprint)
-        placement, shared = parse_strategy(self.strategy).place(outline), self.changed()
-        regions = tuple(region.model_copy(update=shared | region.changed()) for region in placement.regions)
-        return placement.model_copy(update={"name": self.name, "regions": regions})
+        return self.strategy.resolve(outline, planning, name=self.name, options=self)
 
 
 def spread_cases(data: Any) -> Any:
@@ -108,7 +112,7 @@ def spread_cases(data: Any) -> Any:
     return [point for entry in data for point in (spread(entry) if isinstance(entry, str) else [entry])]
 
 
-def explained(read: Callable[[str], Any], text: str) -> Any:
+def explained(read: Callable[[str], _Read], text: str) -> _Read:
     """Call a reader inside a validator, so that pydantic puts the key before what it complains of."""
     try:
         return read(text)
@@ -119,7 +123,3 @@ def explained(read: Callable[[str], Any], text: str) -> Any:
 def without(data: dict[str, Any], key: str) -> dict[str, Any]:
     """Return a table without one of its keys."""
     return {name: value for name, value in data.items() if name != key}
-
-
-def _written(options: dict[str, Any]) -> str:
-    return "".join(f"+{name}={str(value).lower()}" for name, value in options.items())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from rematbench.errors import ModelError
+from rematbench.loading import parse_reference
 
 
 class ModelRef(BaseModel):
@@ -33,21 +33,8 @@ class ModelRef(BaseModel):
         Raises:
             ModelError: an argument has no value.
         """
-        reference, _, query = text.partition("?")
-        pairs = dict(_argument(text, pair) for pair in query.split("&") if pair)
-        return cls(name=name or text, reference=reference, arguments={**arguments, **pairs}, root=root)
-
-
-def _argument(text: str, pair: str) -> tuple[str, Any]:
-    name, equals, value = pair.partition("=")
-    if not name or not equals:
-        raise ModelError(f"model {text!r}: write arguments as ?depth=24&width=512")
-    return name, parse_value(value)
-
-
-def parse_value(text: str) -> Any:
-    """Read one TOML value; what is none is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except ValueError:
-        return text
+        try:
+            reference, read = parse_reference(text)
+        except ModelError as error:
+            raise ModelError(f"model {error}") from error
+        return cls(name=name or text, reference=reference, arguments={**arguments, **read}, root=root)

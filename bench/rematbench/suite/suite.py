@@ -15,10 +15,10 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rematbench.errors import SuiteError, unknown
-from rematbench.loading import check_reference
+from rematbench.loading import check_reference, parse_value
 from rematbench.placement.placement import PLAIN, first_problem
 from rematbench.suite.case import Case, explained, spread_cases, without
-from rematbench.suite.model_ref import ModelRef, parse_value
+from rematbench.suite.model_ref import ModelRef
 
 SHIPPED = Path(__file__).parent / "shipped"
 USUAL = (PLAIN, "each", "each-but-last", "every:2", "sqrt")
