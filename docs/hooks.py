@@ -13,7 +13,8 @@ import typer
 
 from rematbench.cli import app
 from rematbench.loading import reference_models
-from rematbench.placement.strategies import known_strategies
+from rematbench.placement.policies import SAVE_POLICIES
+from rematbench.placement.strategies import STRATEGIES
 from rematbench.records.columns import COLUMNS
 from rematbench.suite.suite import load_suite, shipped_suites
 
@@ -36,7 +37,12 @@ def _columns() -> str:
 
 
 def _strategies() -> str:
-    return _table(["strategy", "regions"], ([f"`{form}`", meaning] for form, meaning in known_strategies()))
+    return _table(["strategy", "regions"], ([f"`{each.form}`", each.meaning] for each in STRATEGIES.values()))
+
+
+def _policies() -> str:
+    rows = ([f"`{policy.name}`", policy.meaning] for policy in SAVE_POLICIES.values())
+    return _table(["save", "what a region keeps besides its inputs"], rows)
 
 
 def _models() -> str:
@@ -73,6 +79,7 @@ def _written(parameter: Any) -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "columns": _columns,
     "strategies": _strategies,
+    "policies": _policies,
     "models": _models,
     "suites": _suites,
     "commands": _commands,

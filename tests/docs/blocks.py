@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import typer
 
 from rematbench.cli import app
@@ -24,7 +25,7 @@ from rematbench.suite.suite import custom_suite, load_suite, select
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r"```(\S*)$")
-_FILE = re.compile(r"# ([\w./-]+\.\w+)(?:, at the end of (\w+))?$")
+_FILE = re.compile(r"# ([\w./-]+\.\w+)(, at the end(?: of (\w+))?)?$")
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->$")
 _NUMBER = re.compile(r"-?\d[\d,.]*(?:e[-+]?\d+)?")
 _UNIT = re.compile(r"# (?:ns|µs|ms|s|B|KiB|MiB|GiB|FLOP|kFLOP|MFLOP|GFLOP|TFLOP)\b")
@@ -82,19 +83,17 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def write_file(block: Block, folder: Path) -> None:
-    """Write the file that a block is; `at the end of NAME` puts it before the bracket that closes that table."""
+    """Write the file that a block is, or put it at the end of a file, or of a table in it, if it says so."""
     name = block.file
     assert name
-    path = folder / name[1]
-    if name[2] is None:
-        path.write_text(block.text)
-        return
-    table, _, entry = name[2], *block.text.partition("\n")[1:]
-    source = path.read_text()
-    head, opening, rest = source.partition(f"\n{table} = (\n")
-    inside, closing, behind = rest.partition("\n)\n")
-    assert opening, f"{block}: no {table} in {path}"
-    path.write_text(f"{head}{opening}{inside}\n{entry.rstrip()},{closing}{behind}")
+    path, table, text = folder / name[1], name[3], block.text
+    if name[2]:
+        source, text = path.read_text(), text.partition("\n")[2]
+        head, opening, rest = source.partition(f"\n{table} = (\n")
+        inside, closing, behind = rest.partition("\n)\n")
+        assert opening or not table, f"{block}: no {table} in {path}"
+        text = f"{head}{opening}{inside}\n{text.rstrip()},{closing}{behind}" if table else f"{source}\n\n{text}"
+    path.write_text(text)
 
 
 def run_block(block: Block, folder: Path, environment: dict[str, str] | None = None) -> None:
@@ -132,8 +131,10 @@ def run_python(blocks: list[Block], folder: Path) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
     with working_in(folder), contextlib.redirect_stdout(None):
         for block in blocks:
-            # Empty lines before it make the line of an error that of the page.
-            exec(compile("\n" * block.line + block.text, str(block.page), "exec"), names)
+            try:
+                exec(compile(block.text, str(block), "exec"), names)
+            except Exception as error:  # pytest would show the whole page as the source of the error
+                pytest.fail(f"{block}: {type(error).__name__}: {error}", pytrace=False)
 
 
 @contextlib.contextmanager

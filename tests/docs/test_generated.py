@@ -6,7 +6,8 @@ import pytest
 from tests.docs.blocks import PAGES, ROOT
 
 from rematbench.loading import load_attribute, reference_models
-from rematbench.placement.strategies import known_strategies
+from rematbench.placement.policies import SAVE_POLICIES
+from rematbench.placement.strategies import STRATEGIES
 from rematbench.records.columns import COLUMNS
 from rematbench.suite.suite import shipped_suites
 
@@ -16,7 +17,8 @@ on_page_markdown = load_attribute(f"{HOOKS}:on_page_markdown", ROOT)
 
 DECLARED = {
     "columns": [column.name for column in COLUMNS],
-    "strategies": [form for form, _ in known_strategies()],
+    "strategies": [strategy.form for strategy in STRATEGIES.values()],
+    "policies": list(SAVE_POLICIES),
     "models": list(reference_models()),
     "suites": list(shipped_suites()),
 }
