@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rematbench import __version__
-from rematbench.cli import main
+from rematbench.cli import app, main
 from rematbench.loading import reference_models
 from rematbench.placement.placement import Options
 from rematbench.placement.strategies import STRATEGIES
@@ -152,12 +152,59 @@ def test_what_the_command_line_does_not_know_is_said(here: Here, arguments: tupl
     assert says in ended.stderr
 
 
-def test_debug_shows_where_an_error_comes_from(folder: Path) -> None:
-    plain, debugged = (rematbench("run", "smoek", *option, cwd=folder) for option in ((), ("--debug",)))
-    check_sentence(plain, ["unknown suite 'smoek'"])
-    assert debugged.returncode != 0
-    assert debugged.stderr.startswith("Traceback")
-    assert "SuiteError: unknown suite 'smoek'" in debugged.stderr
+FAILING: dict[str, tuple[str, ...]] = {
+    "run": ("run", "smoek"),
+    "compare": ("compare", "nowhere"),
+    "check": ("check", "nowhere", "--against", "nowhere"),
+    "inspect": ("inspect", "plain.mpl"),
+    "plan": ("plan", "net.py:build"),
+    "report": ("report", "nowhere"),
+    "show": ("show", "nowhere"),
+    "baseline update": ("baseline", "update", "nowhere", "base.csv"),
+}
+"""Every verb that an error can end."""
+
+
+def test_every_verb_that_an_error_can_end_is_known_here() -> None:
+    verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert verbs == {name for name in FAILING if " " not in name} | {"models", "placements", "suites"}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_debug_shows_where_an_error_comes_from(here: Here, name: str) -> None:
+    """Before the verb or behind it; the exit status is the error's."""
+    plain = here(*FAILING[name])
+    before, behind = here("--debug", *FAILING[name]), here(*FAILING[name], "--debug")
+    assert "Traceback" not in plain.stderr
+    sentence = plain.stderr.removeprefix("rematbench: ").strip()
+    for debugged in (before, behind):
+        assert debugged.returncode == plain.returncode
+        assert debugged.stderr.startswith("Traceback")
+        assert debugged.stderr.strip().endswith(f"Error: {sentence}")
+
+
+@pytest.mark.parametrize("verb", [(), *((name,) for name in FAILING if " " not in name), ("baseline", "update")])
+def test_help_has_a_short_form(here: Here, verb: tuple[str, ...]) -> None:
+    short, long = here(*verb, "-h"), here(*verb, "--help")
+    assert short.returncode == long.returncode == 0
+    assert short.stdout == long.stdout
+    assert "--help" in short.stdout
+
+
+def test_the_package_runs_as_the_command(folder: Path) -> None:
+    command = [sys.executable, "-m", "rematbench", "--version"]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{__version__}\n", "")
+
+
+HEAVY = ("torch", "scipy", "pandas", "plotly", "matplotlib", "jinja2")
+
+
+def test_help_waits_for_nothing_heavy(folder: Path) -> None:
+    listed = "import atexit, sys; atexit.register(lambda: print('imported', *sys.modules))"
+    command = [sys.executable, "-c", f"{listed}; from rematbench.cli import main; main()", "--help"]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert not set(HEAVY) & set(ended.stdout.rpartition("imported ")[2].split())
 
 
 @pytest.mark.parametrize(

@@ -6,23 +6,24 @@ Most of them run in this process on made-up measurements; two runs in processes 
 import csv
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import rematbench.pytest_plugin
-from rematbench.records.columns import COLUMNS, rows_of
+from rematbench.pytest_plugin import fixture
+from rematbench.records.columns import COLUMNS, MARGIN
 from rematbench.records.measurement import Environment, Equality, Flops, Measurement, Memory
-from rematbench.records.run import MARGIN
+from rematbench.records.run import rows_of
 from rematbench.running.single import CaseFailedError, MeasuredCase
 from rematbench.suite.suite import Suite
 
 pytest_plugins = ["pytester"]
 
 BASELINE = "remat-baseline.csv"
-PLUGIN = ("-p", "rematbench.pytest_plugin", "--strict-markers", "-p", "no:cacheprovider")
+OPTIONS = ("--strict-markers", "-p", "no:cacheprovider")
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +64,9 @@ def made_up(
         )
 
     plain, case = rows_of([row("none", 5000), row(suite.placements[-1].name, peak)])
-    cells = [{column.name: column.value(row) for column in COLUMNS} | {MARGIN: None} for row in (plain, case)]
-    assert case.case.memory
-    return MeasuredCase(definition=suite, cells=cells[1], memory=case.case.memory, plain=cells[0])
+    assert case.measurement
+    assert case.measurement.memory
+    return MeasuredCase(definition=suite, cells=case.cells, memory=case.measurement.memory, plain=plain.cells)
 
 
 @pytest.fixture
@@ -74,9 +75,9 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     pytester.makeini("[pytest]")
 
     def run(tests: str, *options: str, measure: Callable[..., Any] = made_up, **outcome: Any) -> Ran:
-        monkeypatch.setattr(rematbench.pytest_plugin, "measure_single", lambda suite, _root: measure(suite, **outcome))
+        monkeypatch.setattr(fixture, "measure_single", lambda suite, _root: measure(suite, **outcome))
         pytester.makepyfile(test_user=f"import pytest\n{tests}")
-        return pytester.runpytest_inprocess(*PLUGIN, "-p", "no:benchmark", *options)
+        return pytester.runpytest_inprocess(*OPTIONS, "-p", "no:benchmark", *options)
 
     return run
 
@@ -138,7 +139,7 @@ def test_net(remat):
     said(ran, *(f"{name} {count} bytes" for name, count in parts.items()))
     said(ran, "static (not in the peak) 70 bytes", "peak of `none` 5,000 bytes")
     ran.stdout.no_fnmatch_line("*Traceback*")
-    ran.stdout.no_fnmatch_line("*pytest_plugin.py*")
+    ran.stdout.no_fnmatch_line("*pytest_plugin/*")
 
 
 def test_a_limit_on_nothing_fails(inner: Inner) -> None:
@@ -217,7 +218,7 @@ def test_a_failed_case_raises_and_is_not_measured_again(inner: Inner) -> None:
     ran = inner(tests, measure=measure)
     ran.assert_outcomes(failed=2)
     said(ran, "CaseFailedError: net.py:build · each is out_of_memory: measuring: it is full")
-    ran.stdout.no_fnmatch_line("*pytest_plugin.py*")
+    ran.stdout.no_fnmatch_line("*pytest_plugin/*")
     assert len(calls) == 1
 
 
@@ -249,7 +250,7 @@ def test_net(remat, monkeypatch, tmp_path):
 
 def test_every_column_is_an_attribute_and_nothing_else() -> None:
     case = made_up(Suite.model_validate({"name": "single", "models": ["net.py:build"], "placements": ["each"]}))
-    assert {column.name: getattr(case, column.name) for column in COLUMNS} | {MARGIN: None} == case.cells
+    assert {column.name: getattr(case, column.name) for column in COLUMNS} == case.cells
     assert (case.peak_bytes, case.held_bytes, case.recompute_flops, case.step_ratio) == (1000, 600, 8, None)
     assert repr(case) == "<net.py:build · each: peak 1,000 bytes>"
     with pytest.raises(AttributeError, match="did you mean 'peak_bytes'"):
@@ -357,6 +358,56 @@ def test_without_pytest_benchmark_a_benchmark_says_so(inner: Inner) -> None:
     said(ran, "remat.benchmark needs pytest-benchmark: pip install pytest-benchmark")
 
 
+# Until a test uses it
+
+WATCHED = """
+import sys
+
+def pytest_sessionfinish():
+    print("imported", *sorted(sys.modules))
+"""
+UNUSED = "def test_user():\n    pass"
+
+
+def imported(pytester: pytest.Pytester, *options: str) -> set[str]:
+    """Return what a pytest imports that runs a test which has nothing to do with us."""
+    pytester.makeconftest(WATCHED)
+    pytester.makepyfile(test_user=UNUSED)
+    ran = pytester.runpytest_subprocess(*OPTIONS, *options)
+    ran.assert_outcomes(passed=1)
+    (line,) = (line for line in ran.stdout.lines if "imported " in line)
+    return set(line.partition("imported ")[2].split())
+
+
+def test_it_imports_nothing_but_itself_until_a_test_uses_it(pytester: pytest.Pytester) -> None:
+    without, among = imported(pytester, "-p", "no:rematbench.pytest_plugin"), imported(pytester)
+    assert not {name for name in without if name.startswith("rematbench")}
+    added = {name for name in among - without if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert added == {"rematbench", "rematbench.pytest_plugin"}
+
+
+def test_it_needs_no_line_in_conftest_and_can_be_switched_off(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nfilterwarnings = error")
+    pytester.makepyfile(
+        test_user="""
+import pytest
+
+@pytest.mark.checkpoint_memory(limit="1 GiB")
+@pytest.mark.skip
+def test_marked(): ...
+
+def test_fixture(request):
+    assert type(request.getfixturevalue("remat")).__name__ == "Remat"
+"""
+    )
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1, skipped=1)
+    pytester.runpytest_subprocess(*OPTIONS, "-p", "rematbench.pytest_plugin").assert_outcomes(passed=1, skipped=1)
+    pytester.runpytest_subprocess(*OPTIONS, "-p", "no:benchmark").assert_outcomes(passed=1, skipped=1)
+    off = pytester.runpytest_subprocess(*OPTIONS, "-p", "no:rematbench.pytest_plugin")
+    off.assert_outcomes(errors=1)
+    said(off, "'checkpoint_memory' not found in `markers`")
+
+
 # Measured
 
 NET = """
@@ -379,8 +430,6 @@ def build():
 MEASURED = """
 import sys
 import pytest
-
-import rematbench.pytest_plugin
 
 @pytest.mark.checkpoint_memory(limit="1 MiB")
 def test_fits(remat):
@@ -415,7 +464,7 @@ def test_a_project_is_measured_updated_and_held(pytester: pytest.Pytester) -> No
     pytester.makepyfile(net=NET.format(more=""), test_measured=MEASURED)
     (folder / "net.py").write_text(BROKEN)
 
-    ran = pytester.runpytest_subprocess(*PLUGIN, "--remat-update", "--benchmark-json=speed.json")
+    ran = pytester.runpytest_subprocess(*OPTIONS, "--remat-update", "--benchmark-json=speed.json")
     ran.assert_outcomes(passed=3, failed=2)
     said(ran, "net.py:build · each peaks ", "over the limit, in backward:", "held after forward")
     said(ran, "models.net:build · each is error: ", "the user's own models package")
@@ -427,7 +476,7 @@ def test_a_project_is_measured_updated_and_held(pytester: pytest.Pytester) -> No
         assert str(extra["extra_info"][column]) == row[column]
 
     pytester.makepyfile(net=NET.format(more=", nn.Sigmoid()"))
-    held = pytester.runpytest_subprocess(*PLUGIN, "-k", "fits or baseline")
+    held = pytester.runpytest_subprocess(*OPTIONS, "-k", "fits or baseline")
     held.assert_outcomes(passed=1, failed=1, deselected=3)
     growth = re.search(r"net.py:build · each peaks at ([\d,]+) → ([\d,]+) bytes", held.stdout.str())
     assert growth

@@ -13,7 +13,8 @@ from statistics import geometric_mean
 import pytest
 
 from rematbench.placement.strategies import parse_strategy
-from rematbench.records.run import Cells, read_run
+from rematbench.records.columns import Cells
+from rematbench.records.run import Run
 from rematbench.reporting.compare import frontier_sheets
 from rematbench.units import format_flops
 
@@ -32,7 +33,7 @@ SHOWN = ("residual.conv_bn",)
 
 def result_tables() -> str:
     """Return what `rematbench compare results/reference/cpu.csv --markdown` writes, for the models shown."""
-    sheets = frontier_sheets(read_run(PLAIN))
+    sheets = frontier_sheets(Run(PLAIN))
     return "\n\n".join(sheet.to_markdown() for sheet in sheets if sheet.title.startswith(SHOWN))
 
 
@@ -41,7 +42,7 @@ PEERS = ROOT / "results" / "reference" / "peers-cpu.csv"
 
 def peers_table() -> str:
     """Return how plans at the peaks of hand-made placements compare with them, over all models of the run."""
-    rows = read_run(PEERS).rows.values()
+    rows = Run(PEERS).cells
     by_name = {(cells["model"], cells["placement"]): cells for cells in rows}
     models = list(dict.fromkeys(cells["model"] for cells in rows))
     prefix = "plan-flops:="
@@ -69,7 +70,7 @@ PEERS_TIME = ROOT / "results" / "reference" / "peers-time-cpu.csv"
 def peers_time_table() -> str:
     """Return how the fastest plans at those peaks compare with them, in time paired within rounds."""
     pairs: dict[str, list[Cells]] = {}
-    for cells in read_run(PEERS_TIME).rows.values():
+    for cells in Run(PEERS_TIME).cells:
         if cells["peer"]:
             pairs.setdefault(cells["peer"], []).append(cells)
     lines = [
@@ -93,7 +94,7 @@ PLANNERS = ROOT / "results" / "reference" / "planners-cpu.csv"
 
 def planners_table() -> str:
     """Return whether less budget means a lower peak with each planner, and how low it reaches."""
-    rows = list(read_run(PLANNERS).rows.values())
+    rows = Run(PLANNERS).cells
     lines = ["| planner | asked | networks on which a smaller budget peaks higher | lowest peak |", "|---|---|--:|--:|"]
     for planner in ("compile:budget", "ckptplan", "frontier"):
         own = [cells for cells in rows if cells["placement"].startswith(planner) and cells["peak_bytes"] is not None]
@@ -113,7 +114,7 @@ def budget_of(cells: Cells) -> float:
 
 
 def test_the_share_of_time_predictions_that_hit_is_that_of_its_run() -> None:
-    rows = [cells for cells in read_run(PEERS_TIME).rows.values() if cells["predicted_ratio"]]
+    rows = [cells for cells in Run(PEERS_TIME).cells if cells["predicted_ratio"]]
     hits = sum(abs(cells["predicted_ratio"] / cells["step_ratio"] - 1) <= 0.05 for cells in rows)
     assert f"{hits} of {len(rows)} plans' step times were predicted within 5 %" in " ".join(
         PLANNING.read_text().split()

@@ -11,13 +11,22 @@ from hypothesis import strategies as st
 
 from rematbench.errors import RematbenchError
 from rematbench.units import (
+    BYTES,
+    FLOPS,
+    SECONDS,
+    SIZES,
+    Scale,
     format_bytes,
     format_flops,
+    format_interval,
     format_mib,
+    format_number,
     format_percent,
+    format_range,
     format_ratio,
     format_seconds,
     parse_bytes,
+    unit_of,
 )
 
 WORTH = {
@@ -73,6 +82,48 @@ def test_mib_is_a_bare_number_with_one_digit() -> None:
 
 def test_ratio_has_two_digits() -> None:
     assert [format_ratio(ratio) for ratio in (1.0, 1.184, 12.345)] == ["1.00×", "1.18×", "12.35×"]
+
+
+def test_an_interval_in_a_sentence_and_in_a_column() -> None:
+    assert format_interval(1.184, 1.1, 1.256) == "1.18× [1.10, 1.26]"
+    assert format_range(1.1, 1.256) == "1.10-1.26"
+    assert format_interval(1.184, None, None) == "1.18×"
+    assert format_range(None, None) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0.012345, "0.0123"), (999.4, "999"), (999.5, "1000"), (12345.6, "12346")]
+)
+def test_a_number_has_three_digits_and_no_exponent(number: float, text: str) -> None:
+    assert format_number(number) == text
+
+
+@pytest.mark.parametrize(
+    ("write", "scale", "values"),
+    [
+        (format_bytes, BYTES, st.integers(1, 2**50)),
+        (format_seconds, SECONDS, st.floats(1e-9, 1e6)),
+        (format_flops, FLOPS, st.integers(1, 10**18)),
+    ],
+    ids=["bytes", "seconds", "flops"],
+)
+def test_an_axis_has_the_unit_of_the_text(
+    write: Callable[[float], str], scale: Scale, values: st.SearchStrategy[float]
+) -> None:
+    """A chart's greatest value is written in the axis's unit: 1023 MiB is 1023 on the axis, not 1020."""
+
+    @settings(deadline=None)
+    @given(values)
+    def agrees(value: float) -> None:
+        factor, unit = unit_of(value, scale)
+        assert write(value) == f"{format_number(value / factor)} {unit}"
+        assert WORTH[unit] == factor
+
+    agrees()
+
+
+def test_every_unit_of_bytes_that_is_written_can_be_read() -> None:
+    assert {name: SIZES[name] for _, name in BYTES} == {name: factor for factor, name in BYTES}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import importlib.util
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -114,6 +114,20 @@ def importable(folder: Path) -> Iterator[None]:
     finally:
         with suppress(ValueError):  # the user's code may have taken it out
             sys.path.remove(str(folder))
+
+
+@contextmanager
+def user_imports(root: Path, reference: str) -> Iterator[None]:
+    """Let a model's code import, while it is built and run, what stands in the root folder and beside its own file.
+
+    As for a script, and in every process that builds a model alike: where two paths differ, a model can be another.
+    """
+    source = reference.partition(":")[0]
+    with ExitStack() as folders:
+        if source.endswith(".py"):
+            folders.enter_context(importable((root / source).parent))
+        folders.enter_context(importable(root))
+        yield
 
 
 def _models_folder() -> Path:

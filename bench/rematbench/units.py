@@ -11,26 +11,38 @@ from decimal import Decimal
 
 from rematbench.errors import RematbenchError
 
-_BYTES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
-_SIZES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+Scale = Sequence[tuple[float, str]]
+"""Units of one kind as (factor, name), the largest first; the page's script reads them too."""
+
+BYTES: Scale = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
+SECONDS: Scale = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+FLOPS: Scale = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP"))
+SIZES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KiB": 2**10,
     "MiB": 2**20,
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
-_FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP"))
 
 
-def _scaled(value: float, scale: Sequence[tuple[float, str]]) -> str:
-    factor, unit = next((step for step in scale if abs(value) >= step[0]), scale[-1])
-    count = value / factor
-    return f"{count:.3g} {unit}" if abs(count) < 999.5 else f"{count:.0f} {unit}"
+def unit_of(value: float, scale: Scale) -> tuple[float, str]:
+    """Return the (factor, name) a value is written in: the largest unit it has one of, else the smallest."""
+    return next((step for step in scale if abs(value) >= step[0]), scale[-1])
+
+
+def format_number(number: float) -> str:
+    """Three digits, or all before the point: `12.3`, `1023`; never with an exponent for a large one."""
+    return f"{number:.3g}" if abs(number) < 999.5 else f"{number:.0f}"
+
+
+def _scaled(value: float, scale: Scale) -> str:
+    factor, unit = unit_of(value, scale)
+    return f"{format_number(value / factor)} {unit}"
 
 
 def format_bytes(count: int) -> str:
     """`64 MiB`, `1.5 GiB`: three digits, binary units."""
-    return _scaled(count, _BYTES)
+    return _scaled(count, BYTES)
 
 
 def format_mib(count: int) -> str:
@@ -40,17 +52,27 @@ def format_mib(count: int) -> str:
 
 def format_seconds(seconds: float) -> str:
     """`12.3 ms`, `1.5 s`."""
-    return _scaled(seconds, _SECONDS)
+    return _scaled(seconds, SECONDS)
 
 
 def format_flops(flops: int) -> str:
     """`226 MFLOP`; `0` for none at all."""
-    return _scaled(flops, _FLOPS) if flops else "0"
+    return _scaled(flops, FLOPS) if flops else "0"
 
 
-def format_ratio(ratio: float) -> str:
+def format_ratio(ratio: float, places: int = 2) -> str:
     """`1.18×`."""
-    return f"{ratio:.2f}×"
+    return f"{ratio:.{places}f}×"
+
+
+def format_range(low: float | None, high: float | None) -> str:
+    """`1.10-1.25`, for a column of its own; nothing where an end is not known."""
+    return "" if low is None or high is None else f"{low:.2f}-{high:.2f}"
+
+
+def format_interval(ratio: float, low: float | None, high: float | None) -> str:
+    """`1.18× [1.10, 1.25]`, for a sentence; the ratio alone where an end is not known."""
+    return format_ratio(ratio) if low is None or high is None else f"{format_ratio(ratio)} [{low:.2f}, {high:.2f}]"
 
 
 def format_percent(share: float) -> str:
@@ -80,6 +102,6 @@ def parse_bytes(text: str) -> int:
         RematbenchError: it is none of these.
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)", text.strip())
-    if match is None or match[2] not in _SIZES:
+    if match is None or match[2] not in SIZES:
         raise RematbenchError(f"{text!r} is not a size: write 1.2 GiB, 300 MB or a number of bytes")
-    return int(Decimal(match[1]) * _SIZES[match[2]])
+    return int(Decimal(match[1]) * SIZES[match[2]])

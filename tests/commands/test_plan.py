@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rematbench import Placement
-from rematbench.records.run import read_run
+from rematbench.records.run import Run
 
 COMMAND = Path(sys.executable).parent / "rematbench"
 MODEL = """
@@ -70,8 +70,8 @@ def test_a_plan_is_measured_explained_and_written(folder: Path, rematbench: Rema
         "written to",
     ):
         assert said in done.stdout
-    row = next(cells for cells in read_run(folder / "half").rows.values() if cells["placement"] != "none")
-    plain = next(cells for cells in read_run(folder / "half").rows.values() if cells["placement"] == "none")
+    row = next(cells for cells in Run(folder / "half").cells if cells["placement"] != "none")
+    plain = next(cells for cells in Run(folder / "half").cells if cells["placement"] == "none")
     assert row["peak_bytes"] + row["static_bytes"] <= (plain["peak_bytes"] + plain["static_bytes"]) / 2
     assert (row["gradients"], row["buffers"], row["rng_state"]) == ("bitwise", "equal", "equal")
     saved = Placement.load(folder / "plan.json")
@@ -79,14 +79,14 @@ def test_a_plan_is_measured_explained_and_written(folder: Path, rematbench: Rema
     assert saved.fingerprint
     again = rematbench("run", "--model", "net.py:build", "--placement", "plan.json", "--rounds", "0", "--out", "again")
     assert again.returncode == 0, again.stderr
-    rerun = [cells for cells in read_run(folder / "again").rows.values() if cells["placement"] != "none"]
+    rerun = [cells for cells in Run(folder / "again").cells if cells["placement"] != "none"]
     assert [cells["peak_bytes"] for cells in rerun] == [row["peak_bytes"]]
 
 
 def test_a_frontier_is_a_run_like_any_other(folder: Path, rematbench: Rematbench) -> None:
     done = rematbench("plan", "net.py:build", "--frontier", "--points", 4, "--set", "rounds=1", "--run", "curve")
     assert done.returncode == 0, done.stderr
-    assert [cells["placement"] for cells in read_run(folder / "curve").rows.values()] == [
+    assert [cells["placement"] for cells in Run(folder / "curve").cells] == [
         "none", "frontier:1/4", "frontier:2/4", "frontier:3/4", "frontier:4/4",
     ]  # fmt: skip
     records = [json.loads(line) for line in (folder / "curve" / "measurements.jsonl").read_text().splitlines()]

@@ -59,13 +59,15 @@ def test_a_recipe(heading: str, clone: Path) -> None:
 
 
 def test_what_a_device_has_to_have_is_what_there_is() -> None:
-    section = PAGE.read_text().partition("## Add a device")[2].partition("\n## ")[0]
-    devices, meters = section.split("`bench/rematbench/measuring/memory.py`")
-    names = re.findall(r"`([a-z_]+)`", devices)
-    assert names
-    assert all(callable(load_attribute(f"rematbench.workload.devices:{name}", ROOT)) for name in names)
-    meter = load_attribute("rematbench.measuring.memory:Meter", ROOT)
+    section = " ".join(PAGE.read_text().partition("## Add a device")[2].partition("\n## ")[0].split())
+    before, _, meters = section.partition("Its bytes come from a meter")
+    devices = re.findall(r"`([a-z_]+)`", before)
+    assert devices
+    assert all(callable(load_attribute(f"rematbench.workload.devices:{name}", ROOT)) for name in devices)
+    chooser, module = re.findall(r"`(\w+)` in `bench/([\w/]+)\.py`", meters)[0]
+    assert callable(load_attribute(f"{module.replace('/', '.')}:{chooser}", ROOT))
+    meter = load_attribute(f"{module.replace('/', '.')}:Meter", ROOT)
     assert "name" in meter.__annotations__
     assert all(hasattr(meter, name) for name in re.findall(r"`([a-z]+)\(", meters))
-    fake, where = re.findall(r"`(\w+)` in `([\w/.]+)`", " ".join(section.split()))[0]
-    assert hasattr(load_attribute(f"{where}:{fake}", ROOT), "__init__")
+    fake, where = re.findall(r"`(Fake\w+)` in `([\w/.]+)`", meters)[0]
+    assert isinstance(load_attribute(f"{where}:{fake}", ROOT), type)

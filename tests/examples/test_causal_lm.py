@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rematbench import Placement, applied, apply, outline
 from rematbench.errors import PlacementError
-from rematbench.inspecting.caches import cache_remarks
+from rematbench.inspecting.caches import warnings_about
 
 transformers = pytest.importorskip("transformers", reason="the extra `examples` is not installed")
 
@@ -106,8 +106,8 @@ def test_a_cache_is_remarked() -> None:
     with applied(model, "each"):
         cached, without = (model(**BATCH | {"use_cache": use}) for use in (True, False))
     held = 2 * 4 * TOKENS.numel() * 2 * 16 * 4  # keys and values of 4 blocks: tokens × 2 heads × 16, four bytes each
-    assert cache_remarks(without) == []
-    (remark,) = cache_remarks(cached)
+    assert warnings_about(without) == []
+    (remark,) = warnings_about(cached)
     assert "past_key_values" in remark
     assert f"{held / 2**10:.0f} KiB" in remark
     assert "use_cache=False" in remark

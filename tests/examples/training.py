@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rematbench import Placement, applied
+from rematbench.measuring.cpu_meter import CpuMeter
 from rematbench.measuring.flops import FlopMeter
-from rematbench.measuring.memory import CpuMeter
 from rematbench.placement.placement import Region
 from rematbench.workload.step import Workload, loss_of, training_step
 

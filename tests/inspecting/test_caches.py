@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from rematbench.inspecting.caches import cache_remarks, remarks_on
+from rematbench.inspecting.caches import cache_warnings, warnings_about
 from rematbench.measuring.session import Session
 from rematbench.workload.step import Workload
 
@@ -31,18 +31,18 @@ CASES: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("output", "told"), CASES)
-def test_a_cache_is_told(output: Any, told: str) -> None:
-    (remark,) = cache_remarks(output)
-    assert told in remark
-    assert "use_cache=False" in remark
+@pytest.mark.parametrize(("output", "sentence"), CASES)
+def test_there_is_a_sentence_for_a_cache(output: Any, sentence: str) -> None:
+    (warning,) = warnings_about(output)
+    assert sentence in warning
+    assert "use_cache=False" in warning
 
 
 @pytest.mark.parametrize(
     "output", [KEYS, (KEYS, KEYS), None, {"logits": KEYS}, {"past_key_values": None}, SimpleNamespace(mems=[])]
 )
-def test_other_outputs_go_without_remark(output: Any) -> None:
-    assert cache_remarks(output) == []
+def test_other_outputs_go_without_one(output: Any) -> None:
+    assert warnings_about(output) == []
 
 
 class Caching(nn.Module):
@@ -55,10 +55,9 @@ class Caching(nn.Module):
         return {"logits": y, "past_key_values": ((y, y + 1),)}
 
 
-def test_a_cache_in_the_output_is_remarked_on() -> None:
+def test_a_cache_in_the_output_is_warned_of() -> None:
     plain = Workload(module=nn.Linear(4, 4), batch=(torch.ones(2, 4),))
     session = Session(Workload(module=Caching(), batch=(torch.ones(2, 4),)), torch.device("cpu"))
-    assert remarks_on(session) == [
-        "the model returns past_key_values, which keeps 64 B alive that regions would free: train with use_cache=False"
-    ]
-    assert remarks_on(Session(plain, torch.device("cpu"))) == []
+    (warning,) = cache_warnings(session)
+    assert "past_key_values, which keeps 64 B alive" in warning
+    assert cache_warnings(Session(plain, torch.device("cpu"))) == []

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rematbench.errors import ModelError
 from rematbench.inspecting.inspect import inspect
-from rematbench.measuring.memory import Meter
+from rematbench.measuring.flops import FORMULAS
+from rematbench.measuring.meter import Meter
 from rematbench.measuring.session import Session
 from rematbench.records.inspection import Inspection, ModuleCost
 from rematbench.reporting.tree import tree
@@ -163,6 +164,35 @@ def test_a_module_that_raises_and_is_caught_is_not_taken_for_the_one_at_work() -
     net = Net(run)
     net.add_module("flaky", Flaky())
     assert costs(inspected(net))["flaky"].backward_s is None
+
+
+class Refusing(torch.autograd.Function):
+    """Runs as torch's own do that refuse a dispatch mode, as flex attention does on a GPU."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+            raise NotImplementedError("There was no rule registered for HOP flex_attention and mode FlopMeter")
+        return x.clone()
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def test_where_torch_refuses_the_counter_flops_are_absent_and_all_else_is_there() -> None:
+    found = costs(inspected(Net(lambda net, x: Refusing.apply(net.first(x)))))  # type: ignore[no-untyped-call]
+    assert found["first"].forward_flops is None
+    assert (found["first"].calls, found["first"].outputs) == (1, ((7, 4),))
+
+
+def test_a_fault_of_our_own_in_the_counter_is_not_taken_for_torch_refusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_arguments: object, **_more: object) -> int:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setitem(FORMULAS, torch.ops.aten.addmm, faulty)
+    with pytest.raises(KeyError, match="a fault of ours"):
+        inspected(nn.Linear(4, 4))
 
 
 def compiled(model: nn.Module) -> nn.Module:

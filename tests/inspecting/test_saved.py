@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from rematbench.inspecting.saved import kept_tensors
+from rematbench.inspecting.saved import saved_by_forward
 from rematbench.loading import reference_models
-from rematbench.measuring.memory import CpuMeter
+from rematbench.measuring.cpu_meter import CpuMeter
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement
 from rematbench.records.inspection import SavedTensor
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def kept(module: nn.Module, *batch: Tensor, loss_fn: Any = lambda y: y.sum()) -> list[SavedTensor]:
-    return list(kept_tensors(Workload(module=module, batch=batch, loss_fn=loss_fn)).saved)
+    return list(saved_by_forward(Workload(module=module, batch=batch, loss_fn=loss_fn)).saved)
 
 
 def activations(found: list[SavedTensor]) -> list[SavedTensor]:
@@ -172,7 +172,7 @@ def test_what_the_loss_keeps_is_outside_all_modules() -> None:
 
 def test_output_and_loss_that_nobody_saves_are_told_apart() -> None:
     workload = Workload(module=nn.Linear(2, 2), batch=(torch.randn(3, 2),), loss_fn=lambda y: y.sum())
-    assert kept_tensors(workload).output_bytes == 3 * 2 * 4 + 4
+    assert saved_by_forward(workload).output_bytes == 3 * 2 * 4 + 4
 
 
 @pytest.mark.parametrize("name", reference_models())
@@ -183,7 +183,7 @@ def test_what_is_saved_is_what_is_held(name: str) -> None:
     session.keep_plain()
     held = session.readings(Placement(name="none"))[0].held_bytes
     session.fresh()
-    found = kept_tensors(workload)
+    found = saved_by_forward(workload)
     explained = sum(saved.bytes for saved in activations(list(found.saved))) + found.output_bytes
     assert explained == pytest.approx(held, rel=0.01)
     assert explained <= held

@@ -337,6 +337,20 @@ def test_registered_formula_is_used(library: torch.library.Library, monkeypatch:
     assert meter.read() == FlopCount(flops=303, uncounted_ops=())
 
 
+def test_an_operator_whose_registered_formula_fails_is_named(
+    library: torch.library.Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(x: Any, out_val: Any) -> int:
+        assert x is out_val, "torch's own formulas assert as well"
+        return 0
+
+    known = define(library, "known(Tensor x) -> Tensor", torch.sin)
+    monkeypatch.setitem(flop_registry, known, failing)
+    with FlopMeter() as meter:
+        known(torch.ones(3))
+    assert meter.read() == FlopCount(flops=0, uncounted_ops=("flops_test.known",))
+
+
 def test_composite_operator_is_counted_in_inference_mode() -> None:
     with FlopMeter() as meter, torch.inference_mode():
         nn.LSTM(WIDTH, HIDDEN)(torch.randn(LENGTH, BATCH, WIDTH))

@@ -1,20 +1,25 @@
 """A session on real models: what it finds for hazards whose outcome is known, and that it leaves no trace."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from rematbench.loading import reference_models
-from rematbench.measuring.session import Session
+from rematbench.measuring.cpu_meter import CpuMeter
+from rematbench.measuring.flops import FORMULAS
+from rematbench.measuring.session import PASSES, Session
 from rematbench.placement.placement import Placement
 from rematbench.placement.strategies import parse_strategy
 from rematbench.placing.outline import outline
 from rematbench.records.measurement import Equality
 from rematbench.suite.model_ref import ModelRef
+from rematbench.traces.replay import Reading
 from rematbench.workload.building import build, static_bytes
-from rematbench.workload.step import Workload
+from rematbench.workload.step import Phases, Workload
 
 CPU = torch.device("cpu")
 PLAIN = Placement(name="none")
@@ -44,7 +49,7 @@ def equality(session: Session, strategy: str) -> Equality:
 def test_every_reference_model_trains_the_same_under_each_and_repeats_to_the_byte(model: str) -> None:
     session = session_of(model)
     plain, each = session.measure(PLAIN), session.measure(place(session, "each"))
-    again = session.measure(PLAIN)
+    again = session_of(model).measure(PLAIN)
     assert plain.equality is not None
     assert plain.equality.gradients == "bitwise"
     assert plain.equality.buffers == plain.equality.rng_state == plain.equality.loss == "equal"
@@ -143,6 +148,70 @@ def test_of_a_compiled_model_no_block_is_told() -> None:
     found = Session(Workload(module=model, batch=(torch.ones(2, 4),)), CPU).measure(PLAIN).memory
     assert (found.held_by_block, found.at_peak) == (None, ())
     assert found.held_bytes > 0
+
+
+class CountingMeter(CpuMeter):
+    reads = 0
+
+    def read(self, step: Callable[[Phases], object]) -> Reading:
+        self.reads += 1
+        return super().read(step)
+
+
+def test_the_same_regions_are_metered_once_whatever_their_placement_is_called() -> None:
+    meter = CountingMeter()
+    session = Session(workload_of("residual.conv_bn"), CPU, meter)
+    session.keep_plain()
+    each = place(session, "each")
+    peak = session.peak_bytes(each.model_copy(update={"name": "plan:60%"}))
+    found = session.measure(each)
+    assert meter.reads == PASSES
+    assert found.memory.peak_bytes == peak
+    assert found == session_of("residual.conv_bn").measure(each)  # as when it is metered after all else
+    session.readings(each, every=True)
+    assert meter.reads == 2 * PASSES
+    assert session.plain_peak_bytes == session.measure(PLAIN).memory.peak_bytes
+    assert meter.reads == 3 * PASSES
+
+
+class Refusing(torch.autograd.Function):
+    """Runs as torch's own do that refuse a dispatch mode."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+            raise NotImplementedError("There was no rule registered for HOP flex_attention and mode FlopMeter")
+        return x.clone()
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
+class Net(nn.Module):
+    """A layer, and an operator that refuses to run under a dispatch mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Refusing.apply(self.layer(x))  # type: ignore[no-untyped-call]
+
+
+def test_where_torch_refuses_the_counter_flops_are_absent() -> None:
+    session = Session(Workload(module=Net(), batch=(torch.ones(2, 4),)), CPU)
+    assert session.measure(PLAIN).flops is None
+
+
+def test_a_fault_of_our_own_in_the_counter_is_not_taken_for_torch_refusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_arguments: object, **_more: object) -> int:
+        raise KeyError("a fault of ours")
+
+    session = Session(workload_of("plain.mlp"), CPU)
+    monkeypatch.setitem(FORMULAS, torch.ops.aten.addmm, faulty)
+    with pytest.raises(KeyError, match="a fault of ours"):
+        session.measure(PLAIN)
 
 
 def test_a_timed_step_is_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:

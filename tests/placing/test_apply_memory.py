@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rematbench.measuring.memory import CpuMeter
+from rematbench.measuring.cpu_meter import CpuMeter
 from rematbench.placement.strategies import parse_strategy
 from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline

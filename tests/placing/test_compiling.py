@@ -36,7 +36,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
         return compile_graph
 
-    monkeypatch.setattr(compiling, "_backend", backend)
+    monkeypatch.setattr(compiling, "inductor_backend", backend)
     return seen
 
 

@@ -1,13 +1,14 @@
 """Measurements made up for the tests of this room: by hand with only what a test is about, or at random."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from hypothesis import strategies as st
 
 from rematbench.placement.placement import Placement, Region
 from rematbench.placement.policies import SAVE_POLICIES
-from rematbench.records.columns import Row, rows_of
+from rematbench.records.columns import MARGIN
 from rematbench.records.measurement import (
     Environment,
     Equality,
@@ -19,6 +20,7 @@ from rematbench.records.measurement import (
     Structure,
     Timing,
 )
+from rematbench.records.run import Row, Run, rows_of
 from rematbench.traces.timeline import Kind, Share, Timeline
 
 MIB = 2**20
@@ -53,8 +55,14 @@ def equality(gradients: str = "bitwise", **values: Any) -> Equality:
 
 
 def rows(*cases: Measurement) -> Sequence[Row]:
-    """Pair the measurements of a run."""
-    return rows_of(list(cases))
+    """Return the measurements of a run as its rows."""
+    return rows_of(cases)
+
+
+def run_of(*cases: Measurement, margin: str | None = None) -> Run:
+    """Return a run of the measurements; each row with the margin, as in a baseline."""
+    own = {MARGIN: margin} if margin else {}
+    return Run("run", [replace(row, cells={**row.cells, **own}) for row in rows(*cases)])
 
 
 # At random

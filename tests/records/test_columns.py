@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.records.making import CPU, equality, measurement, measurements, memory, rows, timing
+from tests.records.making import CPU, equality, measurement, measurements, memory, timing
 
 from rematbench.placement.placement import Placement, Region
-from rematbench.records.columns import COLUMNS, Row, rows_of
+from rematbench.records.columns import COLUMNS, Cells, Context, cells_of
 from rematbench.records.measurement import Flops, Measurement, PlanFacts, Timing
 from rematbench.records.store import csv_text
 
@@ -25,8 +25,9 @@ peer_step_ratio_high, predicted_ratio, compile_s
 ALWAYS_THERE = {"suite", "model", "placement", "device", "dtype", "status", "message", "measured_at"}
 
 
-def values_of(row: Row) -> dict[str, Any]:
-    return {column.name: column.value(row) for column in COLUMNS}
+def cells(*cases: Measurement) -> list[Cells]:
+    """Return the cells of a run's measurements."""
+    return cells_of(cases)
 
 
 def test_the_columns_are_these_in_this_order() -> None:
@@ -63,7 +64,7 @@ def test_a_full_row() -> None:
         resident_bytes=4096,
         environment=CPU,
     )
-    assert values_of(Row(case=case, reference=plain)) == {
+    assert cells(plain, case)[1] == {
         **{"suite": "mine", "model": "toy", "placement": "each", "device": "cpu", "dtype": "float32", "status": "ok"},
         **{"message": "buffer bn.running_mean differs", "regions": "blocks[0:2]+save=matmuls blocks[2]"},
         **{"checkpointed_blocks": 3, "static_bytes": 7, "peak_bytes": 50, "peak_ratio": 0.25, "held_bytes": 20},
@@ -103,8 +104,7 @@ def test_a_plan_is_held_to_the_placement_whose_peak_was_its_budget() -> None:
     """By the median of the ratios within each round, not by the ratio of the medians: 0.5, 1 and 2 here."""
     plain = [1.0, 1.0, 1.0]
     sqrt = measurement("sqrt", memory=memory(40), timing=Timing(step_s=(2.0, 3.0, 9.0), plain_s=tuple(plain)))
-    *_, row = rows(measurement(memory=memory(80)), sqrt, planned("sqrt", [1.0, 3.0, 18.0], plain))
-    values = values_of(row)
+    *_, values = cells(measurement(memory=memory(80)), sqrt, planned("sqrt", [1.0, 3.0, 18.0], plain))
     assert (values["peer"], values["peer_peak_ratio"], values["peer_step_ratio"]) == ("sqrt", 0.75, 1.0)
     assert values["peer_step_ratio_low"] is values["peer_step_ratio_high"] is None  # of three rounds
     assert values["predicted_ratio"] == 1.5
@@ -121,17 +121,17 @@ def test_a_plan_is_held_to_the_placement_whose_peak_was_its_budget() -> None:
     ids=["another placement", "not timed", "timed in other rounds", "timed without the plain step"],
 )
 def test_a_plan_that_was_not_timed_with_its_peer_has_no_ratio_to_it(peer: Measurement) -> None:
-    _, row = rows(peer, planned("sqrt", [1.0], [1.0]))
-    assert row.peer_step_ratio is None
+    _, values = cells(peer, planned("sqrt", [1.0], [1.0]))
+    assert values["peer_step_ratio"] is values["peer_step_ratio_low"] is values["peer_step_ratio_high"] is None
 
 
 def test_what_is_absent_is_none() -> None:
-    (row,) = rows(measurement("each"))
-    assert {name for name, value in values_of(row).items() if value is not None} == ALWAYS_THERE
+    (values,) = cells(measurement("each"))
+    assert {name for name, value in values.items() if value is not None} == ALWAYS_THERE
 
 
 def test_without_plain_samples_there_is_a_time_but_no_ratio() -> None:
-    values = values_of(*rows(measurement("each", timing=timing(2.0, 0.5, paired=False))))
+    (values,) = cells(measurement("each", timing=timing(2.0, 0.5, paired=False)))
     assert (values["step_median_s"], values["rounds"]) == (1.0, 9)
     assert values["step_ratio"] is values["step_ratio_low"] is values["step_ratio_high"] is None
 
@@ -142,31 +142,33 @@ def test_without_plain_samples_there_is_a_time_but_no_ratio() -> None:
     ids=["there", "of nothing", "without memory"],
 )
 def test_the_peak_ratio_is_to_a_plain_peak(plain: Any, ratio: float | None) -> None:
-    _, row = rows(measurement(memory=plain), measurement("each", memory=memory(40)))
-    assert row.peak_ratio == ratio
+    _, values = cells(measurement(memory=plain), measurement("each", memory=memory(40)))
+    assert values["peak_ratio"] == ratio
 
 
 def test_the_peak_ratio_of_a_row_without_memory_is_absent() -> None:
-    _, row = rows(measurement(memory=memory(80)), measurement("each"))
-    assert row.peak_ratio is None
+    _, values = cells(measurement(memory=memory(80)), measurement("each"))
+    assert values["peak_ratio"] is None
 
 
 @settings(deadline=None, max_examples=50)
 @given(measurements())
 def test_every_cell_is_read_back_as_what_it_was(case: Measurement) -> None:
-    header, cells = csv.reader(io.StringIO(csv_text([case]), newline=""))
-    (row,) = rows_of([case])
-    for column, name, cell in zip(COLUMNS, header, cells, strict=True):
-        assert column.name == name
-        assert column.parse(cell) == (None if column.value(row) == "" else column.value(row))
+    header, written = csv.reader(io.StringIO(csv_text([case]), newline=""))
+    (values,) = cells(case)
+    assert header == list(values) == [column.name for column in COLUMNS]
+    for column, cell, value in zip(COLUMNS, written, values.values(), strict=True):
+        assert column.parse(cell) == (None if value == "" else value)
 
 
 @settings(deadline=None)
 @given(st.lists(measurements(), max_size=4))
-def test_rows_are_paired_with_the_plain_one_of_their_own_kind(cases: list[Measurement]) -> None:
-    found = rows_of(cases)
-    assert [row.case for row in found] == cases
-    for row in found:
-        kind = (row.case.model, row.case.device, row.case.dtype)
-        plain = [case for case in cases if case.placement == "none" and (case.model, case.device, case.dtype) == kind]
-        assert row.reference == (plain[-1] if plain else None)
+def test_cells_are_of_the_plain_step_of_their_own_kind(cases: list[Measurement]) -> None:
+    for case, values in zip(cases, cells(*cases), strict=True):
+        kind = (case.model, case.device, case.dtype)
+        plain = [
+            other for other in cases if other.placement == "none" and (other.model, other.device, other.dtype) == kind
+        ]
+        context = Context(measurement=case, plain=plain[-1] if plain else None)
+        ratio = next(column for column in COLUMNS if column.name == "peak_ratio")
+        assert values["peak_ratio"] == ratio.value(context)

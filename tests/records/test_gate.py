@@ -2,18 +2,16 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from tests.records.making import CPU, equality, measurement, memory, rows, timing
+from tests.records.making import CPU, equality, measurement, memory, run_of, timing
 
 from rematbench.errors import RematbenchError
-from rematbench.records.columns import COLUMNS
 from rematbench.records.gate import Margins, Mark, exit_code, judge
 from rematbench.records.measurement import Flops, Measurement, Timing
-from rematbench.records.run import MARGIN, Run, key_of
+from rematbench.records.run import Run
 from rematbench.reporting.adapters import junit, smaller_is_better
 
 
@@ -26,11 +24,6 @@ def case(placement: str = "each", peak: int = 1000, held: int = 400, **values: A
         "environment": CPU,
     }
     return measurement(placement, **usual | values)
-
-
-def run_of(*cases: Measurement, margin: str | None = None) -> Run:
-    table = [{column.name: column.value(row) for column in COLUMNS} | {MARGIN: margin} for row in rows(*cases)]
-    return Run(source=Path("run"), rows={key_of(cells): cells for cells in table})
 
 
 def verdict(now: Measurement, before: Measurement, **margins: Any) -> tuple[list[Mark], str, int]:

@@ -1,27 +1,34 @@
-"""A run's CSV is read back as it was written, or refused with its sentence."""
+"""A run is read back as it was written, or refused with its sentence; what a row says beside its cells."""
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from tests.records.making import measurement, memory, rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.records.making import CPU, equality, measurement, measurements, memory, rows, run_of, timing
 
+import rematbench
 from rematbench.errors import StorageError
 from rematbench.records.baseline import baseline_csv
 from rematbench.records.columns import COLUMNS, cell_text
-from rematbench.records.run import CannotJudgeError, Run, read_run
+from rematbench.records.measurement import Measurement, Status, Timing
+from rematbench.records.run import CannotJudgeError, Run
+from rematbench.records.statistics import Interval
+from rematbench.records.store import RECORDS, Store, read_measurements
 
 CASES = rows(measurement(memory=memory(100)), measurement("each", memory=memory(60), message="a\u2028b\x0cc\nd"))
-CELLS = [{column.name: column.value(row) for column in COLUMNS} | {"margin": None} for row in CASES]
+CELLS = [row.cells for row in CASES]
 KEYS = [("toy", name, "cpu", "float32") for name in ("none", "each")]
-TEXT = baseline_csv(Run(source=Path(), rows=dict(zip(KEYS, CELLS, strict=True))), None)
+TEXT = baseline_csv(Run("none", CASES), None)
 
 
 def test_rows_come_back_whatever_is_in_their_text(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_bytes(TEXT.encode())
-    found = read_run(tmp_path).rows
+    found = Run(tmp_path).rows
     assert list(found) == KEYS
     for key, cells in zip(KEYS, CELLS, strict=True):
-        assert {name: cell_text(value) for name, value in found[key].items()} == {
+        assert {name: cell_text(value) for name, value in found[key].cells.items()} == {
             name: cell_text(value) for name, value in cells.items()
         }
 
@@ -41,4 +48,96 @@ def test_what_is_not_whole_is_refused(name: str, tmp_path: Path) -> None:
     text, error, says = REFUSED[name]
     (tmp_path / "run.csv").write_bytes(text.encode())
     with pytest.raises(error, match=says):
-        read_run(tmp_path / "run.csv")
+        Run(tmp_path / "run.csv")
+
+
+# A folder
+
+
+def stored(folder: Path, *cases: Measurement) -> Path:
+    store = Store.begin(folder, "")
+    for case in cases:
+        store.add(case)
+    return folder
+
+
+FULL = measurement("each", memory=memory(60), timing=timing(1.2), equality=equality(), message="odd", environment=CPU)
+
+
+def test_a_folder_is_read_from_its_records_and_says_what_its_csv_says(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "run", measurement(memory=memory(100), timing=timing(1.0)), FULL)
+    whole, alone = Run(folder), Run(str(folder / "results.csv"))
+    assert [row.measurement for row in whole.rows.values()] == read_measurements(folder)
+    assert {row.measurement for row in alone.rows.values()} == {None}
+    assert [[value or None for value in cells.values()] for cells in whole.cells] == [
+        [value or None for value in cells.values()] for cells in alone.cells
+    ]
+    assert [row.step_s for row in whole.rows.values()] == [row.step_s for row in alone.rows.values()]
+
+
+def test_records_of_another_version_leave_their_csv(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "run", FULL)
+    (folder / RECORDS).write_text('{"from": "the past"}\n')
+    assert [row.name for row in Run(folder).rows.values()] == ["each"]
+    (folder / "results.csv").unlink()
+    with pytest.raises(StorageError, match="line 1 is no measurement of this version"):
+        Run(folder)
+
+
+def test_a_folder_without_rows_has_nothing_to_judge_by(tmp_path: Path) -> None:
+    with pytest.raises(CannotJudgeError, match="holds no rows"):
+        Run(stored(tmp_path / "run"))
+    with pytest.raises(StorageError, match="No such file"):
+        Run(tmp_path / "gone")
+
+
+# What a row says
+
+
+def test_a_step_is_the_plain_median_times_the_paired_ratio() -> None:
+    """The machine ran the first half at half the speed: the row's own median is of another day than the plain one's."""
+    plain = measurement(timing=Timing(step_s=(1.0,) * 5 + (2.0,) * 5, plain_s=(1.0,) * 5 + (2.0,) * 5))
+    each = measurement("each", timing=Timing(step_s=(6.0,) * 10, plain_s=(2.0,) * 10))
+    _, row = rows(plain, each)
+    assert row.step_s == Interval(median=4.5, low=4.5, high=4.5)
+    assert row.cost("time") == 4.5
+    assert row.step_ratio == Interval(median=3.0, low=3.0, high=3.0)
+
+
+def test_a_step_without_a_pair_is_its_own_median_within_its_quartiles() -> None:
+    (row,) = rows(measurement("each", timing=Timing(step_s=(1.0, 2.0, 3.0, 4.0, 5.0), plain_s=())))
+    assert row.step_s == Interval(median=3.0, low=2.0, high=4.0)
+    assert row.step_ratio is None
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
+def test_a_row_that_failed_has_no_step_and_fits_no_plot(status: Status) -> None:
+    (row,) = rows(measurement("each", status=status, memory=memory(5), timing=timing(1.0)))
+    assert (row.is_ok, row.step_s, row.fits_a_plot) == (False, None, False)
+
+
+# In a notebook
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(measurements(), min_size=1, max_size=4, unique_by=lambda case: case.key))
+def test_a_data_frame_has_every_cell_typed_by_its_unit(cases: list[Measurement]) -> None:
+    run = run_of(*cases)
+    frame = run.dataframe()
+    assert list(frame.columns) == [column.name for column in COLUMNS]
+    kinds = {"": "string", "s": "float64", "×": "float64", "difference": "float64", "yes/no": "boolean"}
+    for column in COLUMNS:
+        usual = "object" if column.unit == "bytes by block" else "Int64"
+        assert str(frame[column.name].dtype) == kinds.get(column.unit, usual)
+        for cells, value in zip(run.cells, frame[column.name], strict=True):
+            absent = cells[column.name] in (None, "")
+            assert (value is None or pd.isna(value)) if absent else value == cells[column.name]
+
+
+def test_a_notebook_groups_and_joins(tmp_path: Path) -> None:
+    folder = stored(
+        tmp_path / "run", *(measurement(name, memory=memory(peak)) for name, peak in [("none", 8), ("each", 2)])
+    )
+    frame = rematbench.Run(folder).dataframe()
+    assert frame.set_index("placement")["peak_ratio"].to_dict() == {"none": 1.0, "each": 0.25}
+    assert frame.groupby("model")["peak_bytes"].min().to_dict() == {"toy": 2}

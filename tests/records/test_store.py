@@ -80,7 +80,9 @@ def test_a_message_cannot_end_its_line(store: Store, separator: str) -> None:
 
 def test_a_folder_that_holds_a_run_is_not_begun_again(store: Store) -> None:
     store.add(PLAIN)
-    with pytest.raises(StorageError, match=r"already holds a run: choose another --out, or go on with it by --resume$"):
+    with pytest.raises(
+        StorageError, match=r"already holds a run: choose another folder, or go on with it by --resume$"
+    ):
         Store.begin(store.folder, SUITE)
     assert read_measurements(store.folder) == [PLAIN]
 

@@ -1,25 +1,13 @@
 """Comparisons of rows made up for them, against arithmetic by hand."""
 
-import csv
-import io
-import json
 from math import prod
-from pathlib import Path
 
 import pytest
-from tests.records.making import CPU, MIB, equality, measurement, memory, rows, timing
+from tests.records.making import CPU, MIB, equality, measurement, memory, run_of, timing
 
 from rematbench.errors import RematbenchError
-from rematbench.records.columns import COLUMNS
 from rematbench.records.measurement import Flops, Measurement
-from rematbench.records.run import MARGIN, Run, key_of
 from rematbench.reporting.compare import by_sheet, change_sheet, frontier_sheets
-from rematbench.reporting.sheet import Sheet, to_csv, to_json
-
-
-def run_of(*cases: Measurement) -> Run:
-    table = [{column.name: column.value(row) for column in COLUMNS} | {MARGIN: None} for row in rows(*cases)]
-    return Run(source=Path("run"), rows={key_of(cells): cells for cells in table})
 
 
 def case(placement: str, mib: int, ratio: float, **values: object) -> Measurement:
@@ -88,22 +76,6 @@ def test_other_environments_are_said() -> None:
     assert "different threads: 2 → 8" in notes
 
 
-def test_a_sheet_in_markdown_is_inert() -> None:
-    sheet = Sheet(title="<img src=x onerror=alert(1)>", header=("a|b",), rows=(("`x`|*y*",),), notes=("_n_",))
-    text = sheet.to_markdown()
-    assert "<img" not in text.replace("\\<", "")
-    assert all(mark not in text.replace(f"\\{mark}", "") for mark in "`*_")
-
-
-def test_a_sheet_as_csv_and_json_is_what_it_holds() -> None:
-    sheets = list(frontier_sheets(RUN))
-    header, *lines = csv.reader(io.StringIO(to_csv(sheets)))
-    assert header == ["table", *sheets[0].header]
-    assert [tuple(line[1:]) for line in lines] == list(sheets[0].rows)
-    (data,) = json.loads(to_json(sheets))
-    assert [tuple(row.values()) for row in data["rows"]] == list(sheets[0].rows)
-
-
 def test_the_plain_step_is_shown_even_where_noise_puts_another_before_it() -> None:
     (sheet,) = frontier_sheets(run_of(case("none", 100, 1.0), case("each", 40, 0.9)))
     assert [row[0] for row in sheet.rows] == ["none", "each"]
@@ -121,3 +93,19 @@ def test_training_and_recomputation_that_changed_are_never_folded_away() -> None
     )
     marks = {row[1]: row[2] for row in change_sheet(old, new).rows if row[1]}
     assert marks == {"each": "training", "sqrt": "worse"}
+
+
+def test_recomputation_that_begins_or_ends_is_never_folded_away() -> None:
+    """There is no ratio to nothing, and yet a placement that begins to recompute got worse."""
+
+    def flops(recompute: int | None) -> Flops:
+        return Flops(forward=1, total=9, recompute=recompute, uncounted_ops=())
+
+    counts = {"begins": (0, 5), "ends": (5, 0), "same": (0, 0), "unknown": (None, 5)}
+    old, new = (run_of(*(case(name, 40, 1.3, flops=flops(both[at])) for name, both in counts.items())) for at in (0, 1))
+    assert {row[1]: row[2] for row in change_sheet(old, new).rows if row[1]} == {"begins": "worse", "ends": "better"}
+
+
+def test_prices_have_three_digits_however_great() -> None:
+    (sheet,) = frontier_sheets(run_of(case("none", 100, 1.0), case("each", 99, 123.456)))
+    assert [row[5] for row in sheet.rows] == ["", "1225"]

@@ -19,7 +19,7 @@ def test_the_frontier_is_what_no_other_beats(series: Series) -> None:
 
 
 def test_step_times_are_the_plain_median_times_the_paired_ratio(series: Series) -> None:
-    steps = {entry.cells["placement"]: entry.step for entry in series.entries}
+    steps = {row.name: row.step_s for row in series.rows}
     half = steps["half"]
     assert half is not None
     assert (half.median, half.low, half.high) == pytest.approx((0.012, 0.012, 0.012))
@@ -29,11 +29,11 @@ def test_step_times_are_the_plain_median_times_the_paired_ratio(series: Series) 
 def test_a_folder_and_its_csv_say_the_same(tmp_path: Path) -> None:
     folder = stored(tmp_path / "run", toy())
     whole, alone = (models_of([source])[0].series[0] for source in (folder, folder / "results.csv"))
-    assert [entry.cells["placement"] for entry in alone.entries] == [one.placement for one in toy()]
-    assert [entry.step for entry in alone.entries] == [entry.step for entry in whole.entries]
+    assert [row.name for row in alone.rows] == [one.placement for one in toy()]
+    assert [row.step_s for row in alone.rows] == [row.step_s for row in whole.rows]
     assert alone.frontier("time") == whole.frontier("time")
-    assert all(entry.record for entry in whole.entries)
-    assert not any(entry.record for entry in alone.entries)
+    assert all(row.measurement for row in whole.rows)
+    assert not any(row.measurement for row in alone.rows)
 
 
 def test_series_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_folder_cut_short_gives_what_is_whole(tmp_path: Path) -> None:
     folder = stored(tmp_path / "run", toy())
     records = folder / RECORDS
     records.write_bytes(records.read_bytes()[:-40])
-    assert len(models_of([folder])[0].series[0].entries) == len(toy()) - 1
+    assert len(models_of([folder])[0].series[0].rows) == len(toy()) - 1
 
 
 def test_nothing_to_report_is_one_sentence(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_what_changes_training_is_not_praised() -> None:
     wrong = measurement("wrong", memory=memory(1), timing=timing(1.0), equality=equality("different"))
     assert said(NONE, EACH, wrong) == [
         "`each` saves 75 % of the peak of toy for 1.18× the step time.",
-        "Gradients are different under toy `wrong`: training changes.",
+        "Training changes: gradients are different under toy `wrong`.",
     ]
 
 
@@ -95,22 +95,29 @@ def test_gradients_that_are_all_the_same() -> None:
     cases = [
         measurement(f"p{place}", equality=equality(found)) for place, found in enumerate(["bitwise", "noise", "close"])
     ]
-    assert said(NONE, *cases) == ["Gradients are bitwise equal in 1 of 3 rows, different in none."]
+    assert said(NONE, *cases) == [
+        "Training stays the same: gradients are equal bit for bit to none's under 1 of 3 placements, within noise or "
+        "tolerance under the others."
+    ]
+    assert said(NONE, cases[0]) == [
+        "Training stays the same: gradients are equal bit for bit to none's under every placement."
+    ]
 
 
 def test_gradients_that_are_different() -> None:
-    wrong = [measurement(f"p{place}", equality=equality("different")) for place in range(3)]
-    names = "toy `p0`, toy `p1`"
-    assert said(NONE, *wrong[:1]) == ["Gradients are different under toy `p0`: training changes."]
-    assert said(NONE, *wrong[:2]) == [f"Gradients are different under {names}: training changes."]
-    assert said(NONE, *wrong) == [f"Gradients are different under {names} and others: training changes."]
+    wrong = [measurement(f"p{place}", equality=equality("different")) for place in range(6)]
+    four = "toy `p0`, toy `p1`, toy `p2`, toy `p3`"
+    assert said(NONE, *wrong[:1]) == ["Training changes: gradients are different under toy `p0`."]
+    assert said(NONE, *wrong[:4]) == [f"Training changes: gradients are different under {four}."]
+    assert said(NONE, *wrong) == [f"Training changes: gradients are different under {four} and 2 more."]
 
 
 def test_buffers_that_are_different() -> None:
     touched = measurement("each", equality=equality(buffers="different", buffer="bn.running_mean"))
     assert said(NONE, touched, measurement("all", equality=equality())) == [
-        "Gradients are bitwise equal in 2 of 2 rows, different in none; buffers differ in 1 (toy `each`), "
-        "which batch_norm=once cures for batch norm."
+        "Gradients stay the same: gradients are equal bit for bit to none's under every placement.",
+        "Buffers end up different under toy `each`, as running statistics do where batch norm is recomputed; "
+        "+batch_norm=once cures that.",
     ]
 
 

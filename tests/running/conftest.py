@@ -16,7 +16,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of a user's folder, with a package `models` and a file `bench.py` of its own."""
+    """A copy of a user's folder, with a package `models` and a file `rematbench.py` of its own."""
     folder = tmp_path_factory.mktemp("user") / "project"
     shutil.copytree(PROJECT, folder)
     return folder

@@ -104,8 +104,21 @@ def test_a_full_disk_ends_the_run_with_its_rows_intact(project: Path) -> None:
     assert Store.resume(project / "full", (project / "full" / "suite.toml").read_text()).measurements == rows
 
 
-def test_a_polite_kill_ends_a_run_as_ctrl_c_does(project: Path) -> None:
-    command, pipe = [COMMAND, "run", "--model", "scales.py:build", "--out", "ended"], subprocess.PIPE
+INTERRUPTED = {
+    "run": (("run", "--model", "scales.py:build"), "--out", 5),
+    "plan": (
+        ("plan", "models.net:build?depth=8&batch=4096", "--budget", "80%", "--minimise", "flops", "--set", "rounds=0"),
+        "--run",
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", INTERRUPTED)
+def test_a_polite_kill_ends_what_measures_as_ctrl_c_does(project: Path, verb: str) -> None:
+    arguments, option, rows = INTERRUPTED[verb]
+    folder, pipe = f"ended-{verb}", subprocess.PIPE
+    command = [COMMAND, *arguments, option, folder]
     with subprocess.Popen(command, cwd=project, stdout=pipe, stderr=pipe, text=True) as process:
         parent = psutil.Process(process.pid)
         while not (workers := parent.children()):
@@ -114,5 +127,25 @@ def test_a_polite_kill_ends_a_run_as_ctrl_c_does(project: Path) -> None:
         process.send_signal(signal.SIGTERM)
         said, error = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "")
-    assert error == "interrupted: 0 of 5 rows are in ended; go on with --resume --out ended\n"
+    assert error == f"interrupted: 0 of {rows} rows are in {folder}; go on with --resume {option} {folder}\n"
     assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+def test_a_plan_goes_on_where_it_was(project: Path, rematbench: Run) -> None:
+    """As the sentence says: what the run has is not measured again, and the plan is explained and written."""
+    arguments, option, _ = INTERRUPTED["plan"]
+    first = rematbench(*arguments, option, "going-on")
+    before = read_measurements(project / "going-on")
+    kept = (project / "going-on" / "measurements.jsonl").read_text().splitlines(keepends=True)
+    (project / "going-on" / "measurements.jsonl").write_text(kept[0])
+    again = rematbench(*arguments, "--resume", option, "going-on", "--out", "plan.json")
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert again.stdout.endswith("placement written to plan.json\n")
+    plain, plan = read_measurements(project / "going-on")
+    assert plain == before[0]
+    assert (plan.regions, plan.memory) == (before[1].regions, before[1].memory)
+    refused = rematbench(*arguments, option, "going-on")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "rematbench: going-on already holds a run: choose another folder, or go on with it by --resume\n",
+    )

@@ -9,8 +9,7 @@ import typer
 
 from rematbench.errors import RematbenchError
 from rematbench.records.baseline import baseline_csv
-from rematbench.records.measurement import Status
-from rematbench.records.run import read_run
+from rematbench.records.run import Run
 from rematbench.records.store import write_whole
 from rematbench.reporting.compare import change_sheet
 
@@ -23,12 +22,12 @@ def update(
     baseline: Annotated[Path, typer.Argument(help="The baseline's CSV.")],
 ) -> None:
     """Rewrite the baseline from a run and show the difference; the margins of its rows stay."""
-    measured = read_run(run)
-    failed = [cells for cells in measured.rows.values() if cells["status"] != Status.OK]
+    measured = Run(run)
+    failed = [row.cells for row in measured.rows.values() if not row.is_ok]
     if failed:
         raise RematbenchError(
             f"{run}: {failed[0]['model']} · {failed[0]['placement']} is {failed[0]['status']}: no baseline"
         )
-    before = read_run(baseline) if baseline.exists() else None
+    before = Run(baseline) if baseline.exists() else None
     write_whole(baseline, baseline_csv(measured, before))
     print(change_sheet(before, measured).to_text() if before else f"{len(measured.rows)} rows in {baseline}")

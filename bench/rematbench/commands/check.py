@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from rematbench.commands.compare import append_to_step_summary
+from rematbench.commands.measuring import interruptible
 from rematbench.errors import RematbenchError, StorageError
 from rematbench.records.gate import Finding, Margins, Mark, exit_code, judge
-from rematbench.records.run import CannotJudgeError, Cells, Key, Run, read_run
+from rematbench.records.run import CannotJudgeError, Key, Row, Run
 from rematbench.records.store import write_whole
 from rematbench.reporting.adapters import junit, smaller_is_better
 from rematbench.reporting.sheet import escaped
@@ -43,7 +44,7 @@ def check(
         allow=dict(_allowed(entry) for entry in allow or ()),
     )
     baseline = _baseline(against)
-    measured = read_run(run)
+    measured = Run(run)
     findings = judge(measured, baseline, margins)
     if retry and any(finding.mark is Mark.REGRESSION for finding in findings):
         measured, findings = _retried(measured, baseline, margins, findings)
@@ -60,7 +61,7 @@ def _allowed(entry: str) -> tuple[str, float]:
 
 def _baseline(path: Path) -> Run:
     try:
-        return read_run(path)
+        return Run(path)
     except StorageError as error:
         if not path.exists():
             raise CannotJudgeError(
@@ -78,16 +79,17 @@ def _retried(run: Run, baseline: Run, margins: Margins, findings: list[Finding])
     regressed = [finding.key for finding in findings if finding.mark is Mark.REGRESSION]
     models = {model for model, *_ in regressed}
     again = _measured_again(load_suite(str(suite)), models, timed=margins.time is not None)
-    merged = Run(source=run.source, rows={**run.rows, **{key: again[key] for key in regressed if key in again}})
+    merged = Run(run.source, {**run.rows, **{key: again[key] for key in regressed if key in again}}.values())
     return merged, judge(merged, baseline, margins)
 
 
-def _measured_again(suite: Suite, models: set[str], timed: bool) -> Mapping[Key, Cells]:
+def _measured_again(suite: Suite, models: set[str], timed: bool) -> Mapping[Key, Row]:
     entries = tuple(entry for entry in suite.models if entry.name in models)
     settings = suite.settings if timed else suite.settings.model_copy(update={"rounds": 0})
     narrowed = suite.model_copy(update={"models": entries, "settings": settings})
-    with run_aside(narrowed, Path.cwd()) as store:
-        return read_run(store.folder).rows
+    undecided = "regressed rows are not measured a second time; --no-retry judges them by the first"
+    with interruptible(lambda: undecided), run_aside(narrowed, Path.cwd()) as store:
+        return Run(store.folder).rows
 
 
 def _report(run: Run, findings: list[Finding], benchmark_json: Path | None, junit_xml: Path | None) -> None:

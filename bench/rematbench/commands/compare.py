@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from rematbench.errors import RematbenchError, StorageError
-from rematbench.records.run import read_run
+from rematbench.records.run import Run
 from rematbench.records.store import write_whole
 from rematbench.reporting.compare import by_sheet, change_sheet, frontier_sheets
-from rematbench.reporting.sheet import Sheet, to_csv, to_json
+from rematbench.reporting.sheet import Sheet, to_csv, to_json, to_latex
 
 
 def compare(
@@ -21,6 +21,7 @@ def compare(
     by: Annotated[str | None, typer.Option(help="Set device or dtype of one run side by side.")] = None,
     sort: Annotated[str, typer.Option(help="Order of the frontier: peak or time.")] = "peak",
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown too.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Write LaTeX too, for booktabs.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write CSV too.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write JSON too.")] = None,
 ) -> None:
@@ -31,14 +32,15 @@ def compare(
     sheets = _sheets(runs, by, sort)
     print("\n\n".join(sheet.to_text() for sheet in sheets))
     text = "\n\n".join(sheet.to_markdown() for sheet in sheets) + "\n"
-    for path, content in ((markdown, text), (csv, to_csv(sheets)), (json, to_json(sheets))):
+    files = ((markdown, text), (latex, to_latex(sheets)), (csv, to_csv(sheets)), (json, to_json(sheets)))
+    for path, content in files:
         if path is not None:
             write_whole(path, content)
     append_to_step_summary(text)
 
 
 def _sheets(runs: Sequence[Path], by: str | None, sort: str) -> list[Sheet]:
-    first, *others = [read_run(path) for path in runs]
+    first, *others = [Run(path) for path in runs]
     if others and by:
         raise RematbenchError("--by sets the rows of one run side by side: give one run")
     if others:

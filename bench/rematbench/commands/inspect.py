@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rematbench.commands.measuring import as_settings
 from rematbench.reporting.tree import saved_sheets, tree_sheet
 from rematbench.running.single import inspect_single
 from rematbench.suite.suite import custom_suite, select
@@ -21,7 +22,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
     """Show a model's modules with what each keeps for backward, takes and computes in one plain step."""
-    suite = select(custom_suite([model]), (), (), [f'devices=["{device}"]', *(settings or [])])
+    suite = select(custom_suite([model]), (), (), [*as_settings({"devices": [device]}), *(settings or ())])
     inspection = inspect_single(suite, Path.cwd())
     if as_json:
         print(inspection.model_dump_json(indent=2))

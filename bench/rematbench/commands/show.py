@@ -8,22 +8,26 @@ from typing import Annotated
 import typer
 
 from rematbench.errors import RematbenchError, unknown
-from rematbench.records.run import read_run
-from rematbench.reporting.compare import frontier_sheets
+from rematbench.records.store import write_whole
+from rematbench.reporting.compare import frontier_sheet
 from rematbench.reporting.gathering import models_of
+from rematbench.reporting.sheet import Sheet, to_latex
 from rematbench.reporting.terminal import plot
 
 
 def show(
     run: Annotated[Path, typer.Argument(help="A run's folder or CSV.")],
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Write the tables as LaTeX too, for booktabs.")] = None,
 ) -> None:
     """Show what each model's placements save and cost: a small plot, and the placements that no other beats."""
-    measured = read_run(run)
-    sheets = {sheet.title: sheet for sheet in frontier_sheets(measured)}
     models = models_of([run])
     if model is not None and model not in (names := [one.name for one in models]):
         raise RematbenchError(f"--model: {unknown('model', model, names)}")
+    sheets: list[Sheet] = []
     for one in models:
         for series in one.series if model in (None, one.name) else ():
-            print(f"{sheets[f'{one.name} on {series.label}'].to_text()}\n\n{plot(series)}\n")
+            sheets.append(frontier_sheet(f"{one.name} on {series.label}", series.rows))
+            print(f"{sheets[-1].to_text()}\n\n{plot(series)}\n")
+    if latex is not None:
+        write_whole(latex, to_latex(sheets))

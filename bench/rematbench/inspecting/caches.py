@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rematbench.measuring.session import Session
+from rematbench.torch_internals import storage_key
 from rematbench.units import format_bytes
 from rematbench.workload.step import call
 
@@ -15,13 +16,13 @@ _NAMES = ("past_key_values", "cache_params", "mems")
 """Under these a model of the transformers library returns the states it keeps for generating the next token."""
 
 
-def remarks_on(session: Session) -> list[str]:
-    """Run a forward and say what is worth knowing about what the model returns."""
+def cache_warnings(session: Session) -> list[str]:
+    """Run a forward and return a sentence for every cache that the model returns."""
     session.fresh()
-    return cache_remarks(call(session.workload))
+    return warnings_about(call(session.workload))
 
 
-def cache_remarks(output: Any) -> list[str]:
+def warnings_about(output: Any) -> list[str]:
     """Return a sentence for every cache in the output of a training step's forward, with the bytes it keeps alive.
 
     A cache is no error: gradients may well be right. But each of its tensors outlives the region that made it, and
@@ -41,7 +42,7 @@ def _field(output: Any, name: str) -> Any:
 
 
 def _held_bytes(cache: Any) -> int:
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in _tensors(cache, set())}
+    storages = {storage_key(tensor): tensor.untyped_storage() for tensor in _tensors(cache, set())}
     return sum(storage.nbytes() for storage in storages.values())
 
 

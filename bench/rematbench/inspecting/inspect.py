@@ -12,18 +12,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from rematbench.errors import ModelError
-from rematbench.inspecting.caches import remarks_on
-from rematbench.inspecting.saved import kept_tensors
-from rematbench.measuring.flops import FlopMeter
+from rematbench.inspecting.caches import cache_warnings
+from rematbench.inspecting.saved import saved_by_forward
+from rematbench.measuring.flops import REFUSAL, FlopMeter
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import PLAIN, Placement
 from rematbench.placing.outline import outline
-from rematbench.placing.parts import Forward, every_module, is_compiled, shadowed
+from rematbench.placing.parts import every_module, is_compiled
+from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.records.inspection import Inspection, ModuleCost
 from rematbench.suite.suite import Job
+from rematbench.torch_internals import pytree
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.building import static_bytes
 from rematbench.workload.devices import clock_for
@@ -40,11 +41,16 @@ def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
     forward_once(session)
     readings = session.readings(_PLAIN_STEP, every=True)
     reading = max(readings, key=lambda reading: reading.peak_bytes)
-    held = None if _is_opaque(workload.module) else reading.held_by_block
+    hidden_by = _hides_its_modules(workload.module)
+    held = None if hidden_by else reading.held_by_block
     session.fresh()
-    kept = kept_tensors(workload)
+    saved = saved_by_forward(workload)
     modules = tuple(_modules(session, device, held))
-    remarks = (*_remarks(workload.module), *remarks_on(session))
+    warnings = cache_warnings(session)
+    if hidden_by:
+        warnings.insert(
+            0, f"the model runs through {hidden_by}, which hides its modules: build it without to see them apart"
+        )
     session.fresh()
     chains = outline(workload.module)
     return Inspection(
@@ -53,13 +59,13 @@ def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
         dtype=job.settings.dtype,
         modules=modules,
         chains=tuple(map(str, dict.fromkeys((*chains.outermost, *chains.chains)))),
-        saved=kept.saved,
+        saved=saved.saved,
         held_bytes=reading.held_bytes,
         loss_bytes=held.get(LOSS, 0) if held is not None else None,
-        output_bytes=kept.output_bytes,
+        output_bytes=saved.output_bytes,
         peak_bytes=reading.peak_bytes,
         static_bytes=static_bytes(workload),
-        remarks=remarks,
+        remarks=tuple(warnings),
         environment=environment_of(device, job.model.root),
     )
 
@@ -77,20 +83,16 @@ def forward_once(session: Session) -> None:
     loss.backward()
 
 
-def _is_opaque(model: nn.Module) -> bool:
-    """Tell whether only the whole model can be watched: what runs inside is no call of a module's forward."""
-    return is_compiled(model) or isinstance(model, torch.jit.ScriptModule)
-
-
-def _remarks(model: nn.Module) -> Iterator[str]:
-    if _is_opaque(model):
-        how = "torch.compile" if is_compiled(model) else "torch.jit"
-        yield f"the model runs through {how}, which hides its modules: build it without to see them apart"
+def _hides_its_modules(model: nn.Module) -> str | None:
+    """Return through what a model runs that calls no module's forward, so that only the whole can be watched."""
+    if is_compiled(model):
+        return "torch.compile"
+    return "torch.jit" if isinstance(model, torch.jit.ScriptModule) else None
 
 
 def _watched(workload: Workload, around: Callable[[str, Forward], Forward]) -> Any:
     """Run the model with every module's calls going through `around`, its own from outside."""
-    modules = {} if _is_opaque(workload.module) else every_module(workload.module)
+    modules = {} if _hides_its_modules(workload.module) else every_module(workload.module)
     with shadowed({path: module for path, module in modules.items() if path}, around):
         return around("", lambda: call(workload))()
 
@@ -116,7 +118,7 @@ def _modules(session: Session, device: torch.device, held: dict[str, int] | None
 
 
 @dataclass(kw_only=True)
-class _Count:
+class _ModuleCount:
     """What the calls of one module came to in one forward."""
 
     outputs: tuple[tuple[int, ...], ...] = ()
@@ -124,42 +126,39 @@ class _Count:
     flops: int | None = 0
 
 
-def _counted(session: Session) -> dict[str, _Count]:
-    """Run a forward that counts calls and FLOPs; FLOPs are absent where torch cannot run under a dispatch mode."""
-    try:
-        return _count(session, FlopMeter())
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:
-        return _count(session, None)
-
-
-def _count(session: Session, meter: FlopMeter | None) -> dict[str, _Count]:
-    counts: dict[str, _Count] = defaultdict(_Count)
+def _counted(session: Session, *, with_flops: bool = True) -> dict[str, _ModuleCount]:
+    """Run a forward that counts calls and FLOPs; FLOPs are absent where torch cannot run it under a dispatch mode."""
+    meter = FlopMeter() if with_flops else None
+    counts: dict[str, _ModuleCount] = defaultdict(_ModuleCount)
 
     def around(path: str, forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
             before = meter.read().flops if meter else 0
             output = forward(*args, **kwargs)
             count = counts[path]
-            count.outputs = count.outputs or _shapes(output)
             count.calls += 1
             count.flops = count.flops + meter.read().flops - before if meter and count.flops is not None else None
+            leaves = (leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
+            count.outputs = count.outputs or tuple(tuple(leaf.shape) for leaf in leaves)
             return output
 
         return run
 
     session.fresh()
-    with meter or nullcontext():
-        _watched(session.workload, around)
+    try:
+        with meter or nullcontext():
+            _watched(session.workload, around)
+    except torch.OutOfMemoryError:
+        raise
+    except REFUSAL:
+        # A step has run without the counter before; where it is the model after all, it raises again without.
+        if not with_flops:
+            raise
+        return _counted(session, with_flops=False)
     return counts
 
 
-def _shapes(output: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
-
-
-class _Stopwatch:
+class _StepClock:
     """Clocks one step: calls of modules in forward, and in backward the nodes of the graph that each module made."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -200,7 +199,9 @@ class _Stopwatch:
         return sum(inside) if inside else None
 
     def _claim(self, values: Any, maker: str) -> None:
-        """Give the nodes behind these values that nobody has claimed to who made them."""
+        """Give the nodes behind these values that nobody has claimed to who made them, and time them."""
+        # torch makes the Python object of a C++ node when asked for it, and the same again only while that lives
+        # (torch/csrc/autograd/python_cpp_function.cpp): as a key it lives, and a node stays who it is.
         leaves = (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor))
         stack = [leaf.grad_fn for leaf in leaves]
         while stack:
@@ -220,9 +221,9 @@ class _Stopwatch:
         node.register_hook(stop)
 
 
-def _timed(session: Session, device: torch.device) -> _Stopwatch:
+def _timed(session: Session, device: torch.device) -> _StepClock:
     session.fresh()
     gc.collect()
-    watch = _Stopwatch(clock_for(device))
-    watch.step(session.workload)
-    return watch
+    timed = _StepClock(clock_for(device))
+    timed.step(session.workload)
+    return timed

@@ -7,17 +7,17 @@ import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils import _pytree as pytree
 
 from rematbench.placing.parts import marked
 from rematbench.records.inspection import SavedKind, SavedTensor
+from rematbench.torch_internals import pytree, saved_attributes, saved_objects, storage_key
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.step import Workload, batch_tensors, call, loss_from
 
@@ -28,7 +28,7 @@ _SILENT = (_TORCH, "<", *(str(room) for room in _OURS.iterdir() if room.name != 
 
 
 @dataclass(kw_only=True, eq=False)
-class _Entry:
+class _Packed:
     """What stands in the graph for a saved tensor, and lives as long as that part of the graph.
 
     The tensor is without its history, or an output would keep itself alive.
@@ -40,96 +40,90 @@ class _Entry:
     operator: str = ""
 
 
-@dataclass(kw_only=True)
-class _Watch:
+class _SavedRecorder:
     """Sees every tensor that goes into the graph and, once the graph is walked, which node it went to."""
 
-    packed: list[weakref.ref[_Entry]] = field(default_factory=list)
-    modules: list[str] = field(default_factory=list)
-    unpacked: list[_Entry] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._packed: list[weakref.ref[_Packed]] = []
+        self._running: list[str] = []
+        self._unpacked: list[_Packed] = []
 
     @property
-    def entries(self) -> list[_Entry]:
+    def packed(self) -> list[_Packed]:
         """What the graph still keeps; a branch that was detached is gone with what it saved."""
-        return [entry for packed in self.packed if (entry := packed()) is not None]
+        return [packed for reference in self._packed if (packed := reference()) is not None]
 
     @contextmanager
     def inside(self, path: str) -> Iterator[None]:
-        self.modules.append(path)
+        self._running.append(path)
         try:
             yield
         finally:
-            self.modules.pop()
+            self._running.pop()
 
-    def pack(self, tensor: torch.Tensor) -> _Entry:
-        module = self.modules[-1] if self.modules else LOSS
-        entry = _Entry(tensor=tensor.detach(), module=module, line=_line(sys._getframe(1)))
-        self.packed.append(weakref.ref(entry))
-        return entry
+    def pack(self, tensor: torch.Tensor) -> _Packed:
+        module = self._running[-1] if self._running else LOSS
+        packed = _Packed(tensor=tensor.detach(), module=module, line=_line(sys._getframe(1)))
+        self._packed.append(weakref.ref(packed))
+        return packed
 
-    def unpack(self, entry: _Entry) -> torch.Tensor:
-        self.unpacked.append(entry)
-        return entry.tensor
+    def unpack(self, packed: _Packed) -> torch.Tensor:
+        self._unpacked.append(packed)
+        return packed.tensor
 
     def name_operators(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Ask the nodes behind these for what they saved, and see which tensors that unpacks."""
+        """Ask the nodes behind these for what they saved, and see which tensors that unpacks.
+
+        `pack` is told the tensor alone, and before there is a node; a node's attributes are the only way from it to
+        what it saved.
+        """
         for node in _nodes(tensor.grad_fn for tensor in tensors):
-            for attribute in _saved_attributes(node):
-                self.unpacked.clear()
+            for attribute, argument in saved_attributes(node).items():
+                packed = saved_objects(node, attribute)
+                # Packed by hooks of the model's own: asked, a region that it checkpoints would run once more.
+                if packed and not any(isinstance(each, _Packed) for each in packed):
+                    continue
+                self._unpacked.clear()
                 getattr(node, attribute)
-                for entry in self.unpacked:
-                    entry.operator = _operator(node, attribute)
-        self.unpacked.clear()
+                for each in self._unpacked:
+                    each.operator = _operator(node, argument)
+        self._unpacked.clear()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """What a forward leaves behind; `output_bytes` are of its output and loss, where autograd keeps neither."""
+class SavedByForward:
+    """What a forward leaves behind; `output_bytes` are of its output and loss, where autograd saves neither."""
 
     saved: tuple[SavedTensor, ...]
     output_bytes: int
 
 
-def kept_tensors(workload: Workload) -> Kept:
+def saved_by_forward(workload: Workload) -> SavedByForward:
     """Run a forward with its loss and return what autograd keeps, each storage once, the largest first.
 
     A storage that several modules save is told by the first; `shared_with` names the others. What a fused kernel
     keeps by itself (an LSTM's workspace) is seen only where it goes through autograd.
     """
-    watch = _Watch()
+    recorder = _SavedRecorder()
     with (
-        marked(workload.module, watch.inside, every=True),
-        saved_tensors_hooks(watch.pack, watch.unpack),
+        marked(workload.module, recorder.inside, every=True),
+        saved_tensors_hooks(recorder.pack, recorder.unpack),
     ):
-        with watch.inside(""):
+        with recorder.inside(""):
             output = call(workload)
         loss = loss_from(workload, output)
     leaves = [leaf for leaf in (*pytree.tree_leaves(output), loss) if isinstance(leaf, torch.Tensor)]
-    watch.name_operators(leaves)
-    entries = watch.entries
+    recorder.name_operators(leaves)
     static = _static_kinds(workload)
-    found = sorted(_by_storage(entries, static), key=lambda saved: -saved.bytes)
-    known = {*static, *(_address(entry.tensor) for entry in entries)}
-    output_bytes = {_address(leaf): leaf.untyped_storage().nbytes() for leaf in leaves if _address(leaf) not in known}
-    return Kept(saved=tuple(found), output_bytes=sum(output_bytes.values()))
-
-
-def _by_storage(entries: list[_Entry], static: dict[int, SavedKind]) -> Iterator[SavedTensor]:
-    by_storage: dict[int, list[_Entry]] = {}
-    for entry in entries:
-        by_storage.setdefault(_address(entry.tensor), []).append(entry)
-    for address, savers in by_storage.items():
-        first = savers[0]
-        yield SavedTensor(
-            bytes=first.tensor.untyped_storage().nbytes(),
-            shape=tuple(first.tensor.shape),
-            dtype=str(first.tensor.dtype).removeprefix("torch."),
-            kind=static.get(address, "activation"),
-            operator=first.operator,
-            module=first.module,
-            line=first.line,
-            shared_with=tuple(dict.fromkeys(saver.module for saver in savers[1:] if saver.module != first.module)),
-        )
+    by_storage: dict[int, list[_Packed]] = {}
+    for packed in recorder.packed:
+        by_storage.setdefault(storage_key(packed.tensor), []).append(packed)
+    saved = (_saved_tensor(savers, static.get(key, "activation")) for key, savers in by_storage.items())
+    output_bytes = {storage_key(leaf): leaf.untyped_storage().nbytes() for leaf in leaves}
+    return SavedByForward(
+        saved=tuple(sorted(saved, key=lambda tensor: -tensor.bytes)),
+        output_bytes=sum(size for key, size in output_bytes.items() if key not in static and key not in by_storage),
+    )
 
 
 def _static_kinds(workload: Workload) -> dict[int, SavedKind]:
@@ -140,11 +134,22 @@ def _static_kinds(workload: Workload) -> dict[int, SavedKind]:
         "buffer": module.buffers(),
         "parameter": module.parameters(),
     }
-    return {_address(tensor): kind for kind, tensors in groups.items() for tensor in tensors}
+    return {storage_key(tensor): kind for kind, tensors in groups.items() for tensor in tensors}
 
 
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _saved_tensor(savers: list[_Packed], kind: SavedKind) -> SavedTensor:
+    """Describe what was packed of one storage, in the order of packing, by the first of them."""
+    first = savers[0]
+    return SavedTensor(
+        bytes=first.tensor.untyped_storage().nbytes(),
+        shape=tuple(first.tensor.shape),
+        dtype=str(first.tensor.dtype).removeprefix("torch."),
+        kind=kind,
+        operator=first.operator,
+        module=first.module,
+        line=first.line,
+        shared_with=tuple(dict.fromkeys(saver.module for saver in savers[1:] if saver.module != first.module)),
+    )
 
 
 def _nodes(roots: Iterable[Any]) -> Iterator[Any]:
@@ -160,29 +165,11 @@ def _nodes(roots: Iterable[Any]) -> Iterator[Any]:
         stack += new
 
 
-def _saved_attributes(node: Any) -> list[str]:
-    """Return the attributes that unpack what a node saved; a user's `autograd.Function` has one for all."""
-    names = [name for name in dir(node) if name.startswith("_saved_")]
-    names = names or [name for name in ("saved_tensors",) if hasattr(type(node), name)]
-    return [name for name in names if not _is_packed_elsewhere(node, name)]
-
-
-def _is_packed_elsewhere(node: Any, attribute: str) -> bool:
-    """Tell whether hooks of the model's own saved it: asked, a region that it checkpoints would run once more.
-
-    False where torch is too old to say.
-    """
-    raw = getattr(node, f"_raw_{attribute.removeprefix('_')}", ())
-    data = [saved.data for saved in (raw if isinstance(raw, tuple) else (raw,)) if hasattr(saved, "data")]
-    return bool(data) and not any(isinstance(entry, _Entry) for entry in data)
-
-
-def _operator(node: Any, attribute: str) -> str:
-    """`NativeBatchNormBackward0` and `_saved_input` become `native_batch_norm (input)`."""
+def _operator(node: Any, argument: str) -> str:
+    """Return `native_batch_norm (input)` for a node `NativeBatchNormBackward0`."""
     name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
     name = re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", name).lower()
-    what = attribute.removeprefix("_saved_")
-    return name if what == attribute else f"{name} ({what})"
+    return f"{name} ({argument})" if argument else name
 
 
 def _line(frame: FrameType | None) -> str:

@@ -7,56 +7,60 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils import _pytree as pytree
 
-from rematbench.placing.parts import Forward, parts, shadowed
+from rematbench.placing.parts import parts
+from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.records.measurement import Skip, Structure
+from rematbench.torch_internals import StorageReference, pytree
 from rematbench.workload.step import Workload, batch_tensors, call
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """One call of a part: the storages that went in and came out, each by an identity that is not given twice."""
+class _PartCall:
+    """One call of a part: the keys of the storages that went in and came out."""
 
     path: str
-    taken: frozenset[int]
-    given: frozenset[int]
+    inputs: frozenset[int]
+    outputs: frozenset[int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """A storage that crossed a part's border; the weak reference keeps its identity from being given again."""
+class _Storage:
+    """A storage that crossed a part's border."""
 
-    reference: StorageWeakRef
+    reference: StorageReference
     size_bytes: int
     shape: tuple[int, ...]
 
 
-class _Watch:
-    """Notes every call of a part in a forward pass."""
+class _CallRecorder:
+    """Takes down every call of a part in a forward pass."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
-        self.seen: dict[int, _Seen] = {}
+        self.calls: list[_PartCall] = []
+        # A forward frees values as it goes, and their addresses are given to later ones: the references kept here
+        # are what makes a key belong to one storage all the while.
+        self.storages: dict[int, _Storage] = {}
 
     def around(self, path: str, forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
-            taken = self.note((args, kwargs))
+            inputs = self.keys((args, kwargs))
             output = forward(*args, **kwargs)
-            self.calls.append(Call(path=path, taken=taken, given=self.note(output)))
+            self.calls.append(_PartCall(path=path, inputs=inputs, outputs=self.keys(output)))
             return output
 
         return run
 
-    def note(self, values: Any) -> frozenset[int]:
-        """Return the identities of the storages in a structure of values."""
-        return frozenset(self._identity(leaf) for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor))
-
-    def _identity(self, tensor: torch.Tensor) -> int:
-        storage = tensor.untyped_storage()
-        seen = _Seen(reference=StorageWeakRef(storage), size_bytes=storage.nbytes(), shape=tuple(tensor.shape))
-        return self.seen.setdefault(seen.reference.cdata, seen).reference.cdata
+    def keys(self, values: Any) -> frozenset[int]:
+        """Return the keys of the storages in a structure of values."""
+        keys: set[int] = set()
+        for leaf in pytree.tree_leaves(values):
+            if isinstance(leaf, torch.Tensor):
+                reference, size_bytes = StorageReference(leaf), leaf.untyped_storage().nbytes()
+                storage = _Storage(reference=reference, size_bytes=size_bytes, shape=tuple(leaf.shape))
+                self.storages.setdefault(reference.key, storage)
+                keys.add(reference.key)
+        return frozenset(keys)
 
 
 def structure_of(workload: Workload) -> Structure:
@@ -64,24 +68,27 @@ def structure_of(workload: Workload) -> Structure:
 
     Tensors of the batch and parameters are no skips: they are there whatever is checkpointed.
     """
-    watch = _Watch()
-    static = watch.note([*workload.module.parameters(), *workload.module.buffers(), batch_tensors(workload.batch)])
-    with shadowed(parts(workload.module), watch.around):
+    recorder = _CallRecorder()
+    module = workload.module
+    static = recorder.keys([*module.parameters(), *module.buffers(), batch_tensors(workload.batch)])
+    with shadowed(parts(module), recorder.around):
         call(workload)
     calls = [
-        Call(path=made.path, taken=made.taken - static, given=made.given - made.taken - static) for made in watch.calls
+        _PartCall(path=made.path, inputs=made.inputs - static, outputs=made.outputs - made.inputs - static)
+        for made in recorder.calls
     ]
     return Structure(
         blocks=tuple(dict.fromkeys(made.path for made in calls)),
-        skips=tuple(_skips(calls, watch.seen)),
+        skips=tuple(_skips(calls, recorder.storages)),
     )
 
 
-def _skips(calls: list[Call], seen: dict[int, _Seen]) -> Iterator[Skip]:
+def _skips(calls: list[_PartCall], storages: dict[int, _Storage]) -> Iterator[Skip]:
     """Yield what a later part than the next one still takes in, by the last that does."""
     for at, made in enumerate(calls):
-        for identity in sorted(made.given, key=lambda identity: -seen[identity].size_bytes):
-            takers = [later for later in range(at + 1, len(calls)) if identity in calls[later].taken]
-            if takers and takers[-1] > at + 1:
-                facts = seen[identity]
-                yield Skip(source=made.path, target=calls[takers[-1]].path, bytes=facts.size_bytes, shape=facts.shape)
+        for key in sorted(made.outputs, key=lambda key: -storages[key].size_bytes):
+            users = [later for later in range(at + 1, len(calls)) if key in calls[later].inputs]
+            if users and users[-1] > at + 1:
+                storage = storages[key]
+                target = calls[users[-1]].path
+                yield Skip(source=made.path, target=target, bytes=storage.size_bytes, shape=storage.shape)

@@ -7,6 +7,7 @@ elements is zero.
 
 import fnmatch
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,9 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+
+from rematbench.torch_internals import DispatchMode, Operator, flop_formulas, pytree, schema_of
 
 aten = torch.ops.aten
 
@@ -27,15 +27,23 @@ class FlopCount:
     """What a `FlopMeter` has seen so far.
 
     flops: of all contractions, recomputed ones included.
-    uncounted_ops: operators that moved floating-point tensors and have no formula, as `namespace.op`, sorted.
-        Where there are any, `flops` is a lower bound.
+    uncounted_ops: operators that moved floating-point tensors and have no formula, or one of torch's that failed,
+        as `namespace.op`, sorted. Where there are any, `flops` is a lower bound.
     """
 
     flops: int
     uncounted_ops: tuple[str, ...]
 
 
-class FlopMeter(TorchDispatchMode):
+REFUSAL = RuntimeError
+"""What torch raises where it does not run something under a dispatch mode; of running out of memory it is a kind too.
+
+`NotImplementedError`, which is one, for a higher-order operator without a rule for modes (torch/_ops.py); dynamo's own
+(torch/_dynamo/exc.py) for one that compiles itself, as flex attention does. What is wrong in a formula is none.
+"""
+
+
+class FlopMeter(DispatchMode):
     """Counts the FLOPs of what runs inside the `with` block, backward and recomputation included.
 
         with FlopMeter() as meter:
@@ -62,7 +70,7 @@ class FlopMeter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._formulas: dict[Any, Callable[..., int]] = {**flop_registry, **FORMULAS}
+        self._formulas: dict[Any, Callable[..., int]] = flop_formulas() | FORMULAS
         self._flops = 0
         self._uncounted: set[str] = set()
 
@@ -78,26 +86,37 @@ class FlopMeter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        operator = getattr(func, "_overloadpacket", func)  # a formula is an operator's, not one overload's
+        operator = getattr(func, "overloadpacket", func)  # a formula is an operator's, not one overload's
         formula = self._formulas.get(operator)
         if formula is None and not _is_free(func):
             return self._run_without_formula(func, operator, args, kwargs)
         out = func(*args, **kwargs)
         if formula is not None:
-            self._flops += formula(*args, **kwargs, out_val=out)
+            try:
+                self._flops += formula(*args, **kwargs, out_val=out)
+            except Exception:
+                if operator in FORMULAS:
+                    raise
+                # torch's formulas assert what not every call of their operator is, and a user's may do anything.
+                traceback.print_exc()
+                self._uncounted.add(_name_of(func, operator))
         return out
 
     def _run_without_formula(self, func: Any, operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if torch.is_inference_mode_enabled() and isinstance(func, torch._ops.OpOverload):
+        if torch.is_inference_mode_enabled() and isinstance(func, Operator):
             # Elsewhere autograd has already taken composite operators (`linear`, `lstm`) apart.
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        if any(_is_floating(leaf) for leaf in tree_leaves((args, kwargs, out))):
-            self._uncounted.add(f"{func.namespace}.{operator.__name__}")
+        if any(_is_floating(leaf) for leaf in pytree.tree_leaves((args, kwargs, out))):
+            self._uncounted.add(_name_of(func, operator))
         return out
+
+
+def _name_of(func: Any, operator: Any) -> str:
+    return f"{func.namespace}.{operator.__name__}"
 
 
 def _is_floating(value: object) -> bool:
@@ -243,17 +262,17 @@ _FREE_KERNEL = re.compile("|".join(fnmatch.translate(name) for name in " ".join(
 @cache
 def _is_free(func: Any) -> bool:
     """Whether the work is zero by convention: views, element-wise work, new tensors, plain questions."""
-    if not isinstance(func, torch._ops.OpOverload):
+    if not isinstance(func, Operator):
         return False
     if func.namespace not in ("aten", "prim"):
         return _is_tagged(func)
     kernel = _kernel_name(func)
-    return bool(_FREE_KERNEL.match(kernel)) or _makes_or_asks(func._schema) or _any_tagged(func, kernel)
+    return bool(_FREE_KERNEL.match(kernel)) or _makes_or_asks(schema_of(func)) or _any_tagged(func, kernel)
 
 
-def _kernel_name(func: torch._ops.OpOverload) -> str:
+def _kernel_name(func: Operator) -> str:
     """`abs_`, `_foreach_abs` -> `abs`; `_softmax_backward_data` -> `softmax`; `glu_backward` -> `glu`."""
-    name = func._schema.name.partition("::")[2].strip("_").removeprefix("foreach_")
+    name = schema_of(func).name.partition("::")[2].strip("_").removeprefix("foreach_")
     return re.sub(r"_(backward|forward|functional)(_.*)?$", "", name)
 
 
@@ -263,12 +282,12 @@ def _makes_or_asks(schema: torch.FunctionSchema) -> bool:
     return not takes_tensor or not gives_tensor
 
 
-def _any_tagged(func: torch._ops.OpOverload, kernel: str) -> bool:
+def _any_tagged(func: Operator, kernel: str) -> bool:
     # Gradients, in-place and foreach variants often lack the tag of the operator they belong to.
-    family = getattr(aten, kernel, func._overloadpacket)
+    family = getattr(aten, kernel, func.overloadpacket)
     return _is_tagged(func) or any(_is_tagged(getattr(family, overload)) for overload in family.overloads())
 
 
-def _is_tagged(func: torch._ops.OpOverload) -> bool:
+def _is_tagged(func: Operator) -> bool:
     free_tags = (torch.Tag.pointwise, torch.Tag.view_copy, torch.Tag.inplace_view)
     return func.is_view or any(tag in func.tags for tag in free_tags)

@@ -12,8 +12,8 @@ from functools import cached_property
 import torch
 
 from rematbench.measuring.equality import Outcome, compare, outcome_of
-from rematbench.measuring.flops import FlopCount, FlopMeter
-from rematbench.measuring.memory import Meter, meter_for
+from rematbench.measuring.flops import REFUSAL, FlopCount, FlopMeter
+from rematbench.measuring.meter import Meter, meter_for
 from rematbench.placement.placement import Placement
 from rematbench.placing.apply import applied
 from rematbench.placing.parts import is_compiled, marked
@@ -28,7 +28,7 @@ PASSES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class UntimedMeasurement:
     """What is known of a placement before it is timed.
 
     Attributes:
@@ -62,6 +62,7 @@ class Session:
         self._start = _State(workload, device)
         self._plain: tuple[Outcome, Outcome] | None = None
         self._plain_flops: int | None = None
+        self._readings: dict[tuple[object, ...], list[Reading]] = {}
 
     def keep_plain(self) -> None:
         """Run the plain step twice, to compare with and to know its noise, after one that is discarded."""
@@ -79,7 +80,7 @@ class Session:
         """Meter a placement's step and return its peak, the greater of the passes."""
         return _worst(self.readings(placement)).peak_bytes
 
-    def measure(self, placement: Placement) -> Findings:
+    def measure(self, placement: Placement) -> UntimedMeasurement:
         """Apply a placement, measure everything but its time, and remove it."""
         compiled = placement.compile_budget is not None
         compile_s = self.timed_step(placement) - self.timed_step(placement) if compiled else None
@@ -89,7 +90,7 @@ class Session:
             # Under a dispatch mode, which counting needs, compiled code would run as if it were not.
             flops = None if compiled else self._flops()
         readings = self.readings(placement)
-        return Findings(
+        return UntimedMeasurement(
             blocks=len(handle.blocks),
             loss=float(outcome.loss),
             memory=self._memory_of(readings, inside=not (compiled or is_compiled(self.workload.module))),
@@ -117,10 +118,21 @@ class Session:
         return outcome_of(self.workload, training_step(self.workload), self._device)
 
     def readings(self, placement: Placement, *, every: bool = False) -> list[Reading]:
-        """Meter a placement's step in passes that should not differ; `every` marks the modules inside blocks too."""
+        """Meter a placement's step in passes that should not differ; `every` marks the modules inside blocks too.
+
+        Regions that were metered once are not metered again, whatever the placement's name: a planner reads what it
+        then chooses, and every step starts from the same state.
+        """
+        key = placement.regions, placement.compile_budget, every
+        if key not in self._readings:
+            self._readings[key] = self._metered(placement, every)
+        return self._readings[key]
+
+    def _metered(self, placement: Placement, every: bool) -> list[Reading]:
         readings = []
         model, mark = self.workload.module, self._meter.block
-        # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself.
+        # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself. Nothing stands
+        # in front of what is to be compiled, or dynamo would compile that in.
         inside = marked(model, mark, every=every) if placement.compile_budget is None else nullcontext()
         with inside, applied(model, placement), marked(model, mark):
             for _ in range(PASSES):
@@ -149,7 +161,7 @@ class Session:
             counts = self._count()
         except torch.OutOfMemoryError:
             raise
-        except Exception:
+        except REFUSAL:
             # The same step has just run without the counter, so this is torch refusing the mode (flex attention).
             traceback.print_exc()
             return None

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 from torch import nn
-from torch._compile import _disable_dynamo
 from torch.utils.checkpoint import CheckpointError
 
 from rematbench.errors import PlacementError
 from rematbench.placement.fingerprint import difference
 from rematbench.placement.placement import FILE_ENDINGS, Placement
 from rematbench.placement.strategies import Answer, parse_strategy, placed_by
-from rematbench.placing.checkpointing import Forward
 from rematbench.placing.compiling import compiled_call
 from rematbench.placing.outline import outline
 from rematbench.placing.region import RegionRun
+from rematbench.placing.shadowing import Forward, Shadows
 from rematbench.placing.sites import covered_modules, find_sites
+from rematbench.torch_internals import compiled_call_of, set_compiled_call
 
 
 class Handle:
@@ -37,32 +35,26 @@ class Handle:
     def __init__(self, blocks: tuple[str, ...], regions: tuple[RegionRun, ...] = ()) -> None:
         self.blocks = blocks
         self.regions = regions
-        self._shadowed: list[tuple[nn.Module, Forward | None]] = []
+        self._shadows = Shadows()
         self._compiled: tuple[nn.Module, Forward | None] | None = None
 
     def shadow(self, module: nn.Module, forward: Forward) -> None:
-        """Put `forward` in front of the module's own, remembering an instance attribute that was there."""
-        self._shadowed.append((module, module.__dict__.get("forward")))
-        module.forward = _StandIn(forward, module.forward)
+        """Put a region's forward in front of the module's own."""
+        self._shadows.put(module, forward, compiled=False)
 
     def compile(self, model: nn.Module, call: Forward) -> None:
         """Put a compiled call in the place of the model's own, as `Module.compile` does."""
-        self._compiled = model, model._compiled_call_impl
-        model._compiled_call_impl = call
+        self._compiled = model, compiled_call_of(model)
+        set_compiled_call(model, call)
 
     def remove(self) -> None:
         """Give every member its own forward back, last replaced first, and keep nothing of a step broken off."""
         for region in self.regions:
             region.forget()
-        while self._shadowed:
-            module, previous = self._shadowed.pop()
-            if previous is None:
-                del module.forward
-            else:
-                module.forward = previous
+        self._shadows.remove()
         if self._compiled is not None:
             model, call = self._compiled
-            model._compiled_call_impl = call
+            set_compiled_call(model, call)
             self._compiled = None
 
 
@@ -129,23 +121,6 @@ def applied(model: nn.Module, placement: Placement | str | Callable[..., Answer]
         raise problem from error
     finally:
         handle.remove()
-
-
-class _StandIn:
-    """Stands as a member's forward; in a copy of the model, the member's own forward stands there again."""
-
-    def __init__(self, forward: Forward, own: Forward) -> None:
-        self.__wrapped__ = own
-        self._forward = forward
-
-    # As torch.utils.checkpoint is itself: compiled code ends before a region and goes on behind it. The public name of
-    # this would import dynamo, a second's work, for everyone who only applies.
-    @_disable_dynamo
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._forward(*args, **kwargs)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Forward]]:
-        return partial, (self.__wrapped__,)
 
 
 def _explained(error: RuntimeError, handle: Handle) -> PlacementError | None:

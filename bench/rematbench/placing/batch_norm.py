@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from rematbench.torch_internals import BatchNorm
 
 _UNCOUNTED = torch.empty((), dtype=torch.long, device="meta")
 
 
 def batch_norms(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """Return every batch norm in these modules."""
-    return [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    return [norm for module in modules for norm in module.modules() if isinstance(norm, BatchNorm)]
 
 
 @contextmanager

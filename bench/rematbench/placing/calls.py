@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils import _pytree as pytree
+
+from rematbench.torch_internals import pytree, write_count
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Of one call: positional and keyword arguments."""
@@ -84,12 +85,12 @@ Versions = list[tuple[torch.Tensor, int]]
 def versions(value: Any) -> Versions:
     """Take down how often each tensor of a structure was written to; where torch does not count, neither does this."""
     tensors = (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor))
-    return [(tensor, tensor._version) for tensor in tensors if not tensor.is_inference()]
+    return [(tensor, write_count(tensor)) for tensor in tensors if not tensor.is_inference()]
 
 
 def written_since(before: Versions) -> torch.Tensor | None:
     """Return the first tensor that has been written to since."""
-    return next((tensor for tensor, version in before if tensor._version != version), None)
+    return next((tensor for tensor, version in before if write_count(tensor) != version), None)
 
 
 def argument_with(arguments: Arguments, tensor: torch.Tensor) -> str:

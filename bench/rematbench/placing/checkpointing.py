@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import save_on_cpu
-from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import (
     checkpoint,
     create_selective_checkpoint_contexts,
@@ -21,6 +20,7 @@ from torch.utils.checkpoint import (
 from rematbench.placement.placement import Region
 from rematbench.placing.batch_norm import batch_norms, frozen_statistics
 from rematbench.placing.policies import load_policy
+from rematbench.torch_internals import pytree
 
 Forward = Callable[..., Any]
 Checkpointer = Callable[[Forward, tuple[Any, ...], dict[str, Any]], Any]

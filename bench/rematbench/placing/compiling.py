@@ -13,6 +13,8 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import nn
 
+from rematbench.torch_internals import call_of, inductor_backend
+
 _Calls = dict[float, Callable[..., Any]]
 
 _COMPILED: WeakKeyDictionary[nn.Module, _Calls] = WeakKeyDictionary()
@@ -23,7 +25,7 @@ def compiled_call(model: nn.Module, budget: float) -> Callable[..., Any]:
     """Return what stands in for `model.__call__`; its first call, and the backward of that, compile."""
     calls = _COMPILED.setdefault(model, {})
     if budget not in calls:
-        calls[budget] = torch.compile(_called(model), backend=_backend(budget))
+        calls[budget] = torch.compile(_called(model), backend=inductor_backend(budget))
     return calls[budget]
 
 
@@ -34,19 +36,7 @@ def _called(model: nn.Module) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         held = reference()
         assert held is not None
-        return held._call_impl(*args, **kwargs)
+        return call_of(held)(*args, **kwargs)
 
     call.__code__ = call.__code__.replace()  # another one each time: dynamo counts recompilations by code
     return call
-
-
-def _backend(budget: float) -> Callable[..., Any]:
-    """Return inductor under a budget. It is another object each time, so that dynamo takes each for its own."""
-    import torch._functorch.config as functorch  # these two take seconds, and nobody else needs them
-    from torch._inductor.compile_fx import compile_fx
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
-        with functorch.patch(activation_memory_budget=budget):
-            return compile_fx(graph, inputs)
-
-    return backend

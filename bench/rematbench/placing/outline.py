@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from rematbench.placement.outline import Chain, Outline
+from rematbench.torch_internals import children_of
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -22,11 +23,6 @@ def outline(model: nn.Module) -> Outline:
     chains = tuple(chain for chain, _, _ in found)
     shapes = {path: () if is_lazy(tensor) else tuple(tensor.shape) for path, tensor in model.named_parameters()}
     return Outline(modules=modules, chains=chains, outermost=tuple(composite or outermost), parameters=shapes)
-
-
-def children_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return a module's children with their names; one registered twice stands twice, unlike in `named_children`."""
-    return [(name, child) for name, child in module._modules.items() if child is not None]
 
 
 def has_forward(module: nn.Module) -> bool:

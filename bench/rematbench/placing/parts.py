@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import nn
 
-from rematbench.placing.outline import children_of, has_forward, outline
+from rematbench.placing.outline import has_forward, outline
+from rematbench.placing.shadowing import Forward, shadowed
+from rematbench.torch_internals import children_of, runs_compiled
 
-Forward = Callable[..., Any]
 Mark = Callable[[str], AbstractContextManager[Any]]
 
 
@@ -64,10 +65,10 @@ def every_module(model: nn.Module) -> dict[str, nn.Module]:
 def marked(model: nn.Module, mark: Mark, *, every: bool = False) -> Iterator[None]:
     """Run every call of a part, and of a module around parts, inside `mark(path)`; undone on leaving.
 
-    With `every`, calls of modules inside parts too.
-    To be entered before a placement is applied, so that what the placement recomputes is marked as well. A compiled
-    model is left alone: its parts are no calls any more.
+    With `every`, calls of modules inside parts too. Entered before a placement is applied, it marks what the placement
+    recomputes as well; entered after, the calls of regions from outside. A compiled model is left alone.
     """
+    # Its parts are no calls any more, and what stands in front of them would be compiled in.
     modules = {} if is_compiled(model) else every_module(model) if every else wholes(model)
 
     def around(path: str, forward: Forward) -> Forward:
@@ -81,27 +82,6 @@ def marked(model: nn.Module, mark: Mark, *, every: bool = False) -> Iterator[Non
         yield
 
 
-@contextmanager
-def shadowed(modules: Mapping[str, nn.Module], around: Callable[[str, Forward], Forward]) -> Iterator[None]:
-    """Put `around(path, forward)` in front of every module's forward, each module once; undone on leaving."""
-    before: dict[nn.Module, Forward | None] = {}
-    try:
-        for path, module in modules.items():
-            if module not in before:
-                before[module] = module.__dict__.get("forward")
-                module.forward = around(path, module.forward)
-        yield
-    finally:
-        for module, forward in before.items():
-            if forward is None:
-                del module.forward
-            else:
-                module.forward = forward
-
-
 def is_compiled(model: nn.Module) -> bool:
     """Tell whether any module of a model runs through `torch.compile`; asked without importing what compiles."""
-    return any(
-        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
-        for module in model.modules()
-    )
+    return any(runs_compiled(module) for module in model.modules())

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
-from torch.utils import _pytree as pytree
 
 from rematbench.errors import PlacementError
+from rematbench.torch_internals import pytree, tensor_without_memory, without_torch_function
 
 _HARMLESS = frozenset(
     "shape size ndim dim ndimension numel nelement element_size itemsize nbytes __len__ stride storage_offset layout "
@@ -35,15 +35,7 @@ class Placeholder(torch.Tensor):
     @staticmethod
     def __new__(cls, value: torch.Tensor, source: str, consumer: str) -> Placeholder:
         """Stand in for `value`, which the block `source` returned and only the block `consumer` may be given."""
-        placeholder: Placeholder = torch.Tensor._make_wrapper_subclass(
-            cls,
-            value.shape,
-            strides=value.stride(),
-            storage_offset=value.storage_offset(),
-            dtype=value.dtype,
-            device=value.device,
-            requires_grad=value.requires_grad,
-        )
+        placeholder: Placeholder = tensor_without_memory(cls, value)
         vars(placeholder).update(_source=source, _consumer=consumer)
         return placeholder
 
@@ -62,7 +54,7 @@ class Placeholder(torch.Tensor):
         name = _name(func)
         if name not in _HARMLESS:
             _refuse(name, args, kwargs)
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_torch_function():
             return func(*args, **(kwargs or {}))
 
     @classmethod

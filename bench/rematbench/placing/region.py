@@ -15,7 +15,6 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils import _pytree as pytree
 
 from rematbench.errors import PlacementError
 from rematbench.placing.calls import (
@@ -32,6 +31,7 @@ from rematbench.placing.calls import (
 from rematbench.placing.checkpointing import Forward, checkpointer
 from rematbench.placing.placeholder import Placeholder
 from rematbench.placing.sites import Site
+from rematbench.torch_internals import has_hooks, pytree
 
 _TURNS = count(1)
 
@@ -249,7 +249,7 @@ def _call(forward: Forward, arguments: Arguments) -> tuple[Any, list[Any]]:
 def _refuse_hooks(site: Site) -> None:
     """Refuse hooks on a member of several: they fire when its turn comes, not when it runs."""
     for name, member in zip(site.names, site.members, strict=True) if len(site.members) > 1 else ():
-        if member._forward_hooks or member._forward_pre_hooks or member._backward_hooks or member._backward_pre_hooks:
+        if has_hooks(member):
             raise PlacementError(
                 f"region {site.region.path!r}: {name} has hooks of its own, which would fire out of its turn "
                 f"and without its values; give it a region of its own"

@@ -21,7 +21,8 @@ from rematbench.errors import PlacementError
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement, Region
 from rematbench.placing.apply import applied
-from rematbench.placing.parts import Forward, parts, shadowed
+from rematbench.placing.parts import parts
+from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import Profile, UnitProfile
 from rematbench.workload.devices import clock_for
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils import _pytree as pytree
 
-from rematbench.placing.outline import CONTAINERS, children_of
-from rematbench.placing.parts import Forward, parts, shadowed
+from rematbench.placing.outline import CONTAINERS
+from rematbench.placing.parts import parts
+from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import Profile, UnitProfile
 from rematbench.planner.unit_meter import Bench, Measured, Run, measure_unit, unpacked
 from rematbench.solver.schedule import OFFLOAD
+from rematbench.torch_internals import StorageReference, children_of, pytree, write_count
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.step import Workload, batch_tensors, call, clear_gradients, loss_of
 
@@ -48,9 +48,9 @@ class _Travellers:
     """Numbers the tensors that go from unit to unit, by storage; one seen again has its number."""
 
     def __init__(self, static: Iterator[torch.Tensor]) -> None:
-        self._static = [StorageWeakRef(tensor.untyped_storage()) for tensor in static]
-        self._known = {reference.cdata for reference in self._static}
-        self._references: dict[int, StorageWeakRef] = {}
+        self._static = [StorageReference(tensor) for tensor in static]
+        self._known = {reference.key for reference in self._static}
+        self._references: dict[int, StorageReference] = {}
         self._numbers: dict[int, int] = {}
         self.bytes: list[int] = []
         self.gradient_bytes: list[int] = []
@@ -59,15 +59,15 @@ class _Travellers:
         """Return a tensor's number; None for what is no tensor, or there before the step."""
         if not isinstance(leaf, torch.Tensor):
             return None
-        reference = StorageWeakRef(leaf.untyped_storage())
-        if reference.cdata in self._known:
+        reference = StorageReference(leaf)
+        if reference.key in self._known:
             return None
-        if reference.cdata not in self._numbers:
-            self._references[reference.cdata] = reference
-            self._numbers[reference.cdata] = len(self.bytes)
+        if reference.key not in self._numbers:
+            self._references[reference.key] = reference
+            self._numbers[reference.key] = len(self.bytes)
             self.bytes.append(leaf.untyped_storage().nbytes())
             self.gradient_bytes.append(0)
-        return self._numbers[reference.cdata]
+        return self._numbers[reference.key]
 
     def note_gradient(self, leaf: Any, held_bytes: int) -> None:
         """Take down what the gradient holds that a taker gives a tensor; that of a part becomes one of the whole."""
@@ -102,7 +102,7 @@ class _Profiler:
         self._policies = (*POLICIES, OFFLOAD) if bench.can_offload else POLICIES
         self._travellers = _Travellers(iter(self._static))
         self._measuring = False
-        self._glue: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._glue: dict[int, tuple[StorageReference, int]] = {}
         self._before: _Before | None = None
         self.units: list[UnitProfile] = []
 
@@ -115,7 +115,7 @@ class _Profiler:
     def keep_glue(self, tensor: torch.Tensor) -> torch.Tensor:
         """Note what is saved between units; as a hook, it has to return what is to be saved."""
         if not self._measuring and (number := self._travellers.number(tensor.detach())) is not None:
-            self._glue.setdefault(number, (StorageWeakRef(tensor.untyped_storage()), len(self.units)))
+            self._glue.setdefault(number, (StorageReference(tensor), len(self.units)))
         return tensor.detach()
 
     def _unit(self, path: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -131,9 +131,9 @@ class _Profiler:
         module = self._modules[path]
         run = Run(forward=flat, leaves=tuple(leaves), parameters=tuple(module.parameters()))
         with self._alone():
-            versions = [leaf._version for leaf in leaves if isinstance(leaf, torch.Tensor)]
+            versions = [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
             measured = measure_unit(self._bench, run, self._policies)
-            changed = versions != [leaf._version for leaf in leaves if isinstance(leaf, torch.Tensor)]
+            changed = versions != [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
             with torch.no_grad():
                 outputs = list(flat(*leaves))
         ours = {id(leaf) for leaf in leaves}

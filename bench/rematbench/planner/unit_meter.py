@@ -15,10 +15,11 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from rematbench.measuring.flops import FlopMeter
-from rematbench.measuring.memory import Meter, meter_for
+from rematbench.measuring.meter import Meter, meter_for
 from rematbench.placing.policies import load_policy
 from rematbench.planner.profile import Way
 from rematbench.solver.schedule import OFFLOAD
+from rematbench.torch_internals import storage_key
 from rematbench.traces.replay import Reading
 from rematbench.workload.devices import clock_for, random_state, restore_random_state
 from rematbench.workload.step import Phases, unmarked
@@ -54,9 +55,9 @@ class _Take(torch.autograd.Function):
 
 def _held_bytes(gradient: torch.Tensor | None, seen: set[int]) -> int:
     """Return the bytes of a gradient's storage, the first time that it is seen."""
-    if gradient is None or _identity(gradient) in seen:
+    if gradient is None or storage_key(gradient) in seen:
         return 0
-    seen.add(_identity(gradient))
+    seen.add(storage_key(gradient))
     return gradient.untyped_storage().nbytes()
 
 
@@ -198,7 +199,7 @@ class Bench:
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             nonlocal last
-            storages.add(_identity(tensor))
+            storages.add(storage_key(tensor))
             last = self._clock()
             return tensor.detach()
 
@@ -207,8 +208,8 @@ class Bench:
             leaves = run.fresh_leaves()
             outputs = run.forward(*leaves)
             stop = self._clock()
-        given = {_identity(leaf) for leaf in (*leaves, *run.parameters) if isinstance(leaf, torch.Tensor)}
-        made = {_identity(leaf): leaf.untyped_storage().nbytes() for leaf in outputs if _is_new(leaf, given)}
+        given = {storage_key(leaf) for leaf in (*leaves, *run.parameters) if isinstance(leaf, torch.Tensor)}
+        made = {storage_key(leaf): leaf.untyped_storage().nbytes() for leaf in outputs if _is_new(leaf, given)}
         return _Saved(
             inputs=tuple(at for at, leaf in enumerate(leaves) if _is_in(leaf, storages)),
             outputs=tuple(at for at, leaf in enumerate(outputs) if _is_in(leaf, storages)),
@@ -253,16 +254,12 @@ class Bench:
         return counted[0], counted[-1]
 
 
-def _identity(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
 def _is_in(leaf: Any, storages: set[int]) -> bool:
-    return isinstance(leaf, torch.Tensor) and _identity(leaf) in storages
+    return isinstance(leaf, torch.Tensor) and storage_key(leaf) in storages
 
 
 def _is_new(leaf: Any, given: set[int]) -> bool:
-    return isinstance(leaf, torch.Tensor) and _identity(leaf) not in given
+    return isinstance(leaf, torch.Tensor) and storage_key(leaf) not in given
 
 
 def _needs_gradient(leaf: Any) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
-from rematbench.records.columns import COLUMNS, cell_text
-from rematbench.records.run import MARGIN, Run
+from rematbench.records.columns import COLUMNS, MARGIN, cell_text
+from rematbench.records.run import Run
 
 
 def baseline_csv(run: Run, before: Run | None) -> str:
@@ -15,12 +15,12 @@ def baseline_csv(run: Run, before: Run | None) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*(column.name for column in COLUMNS), MARGIN])
-    for key, cells in run.rows.items():
-        margin = kept[key][MARGIN] if key in kept else cells[MARGIN]
-        writer.writerow([*(cell_text(cells[column.name]) for column in COLUMNS), margin or ""])
+    for key, row in run.rows.items():
+        margin = kept.get(key, row).cells.get(MARGIN)
+        writer.writerow([*(cell_text(row.cells[column.name]) for column in COLUMNS), margin or ""])
     return text.getvalue()
 
 
 def with_row(baseline: Run | None, run: Run) -> Run:
     """Return a baseline with the rows of a run put in or replaced; every other row stays."""
-    return Run(source=run.source, rows={**(baseline.rows if baseline else {}), **run.rows})
+    return Run(run.source, {**(baseline.rows if baseline else {}), **run.rows}.values())

@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from rematbench.records.measurement import Measurement, Timing
-from rematbench.records.statistics import Interval, step_iqr_s, step_median_s, step_ratio
+from rematbench.records.statistics import step_iqr_s, step_median_s, step_ratio
+
+Cells = Mapping[str, Any]
+"""A measurement by column: numbers are numbers, an absent one is None. A row of a baseline may have `MARGIN` too."""
+
+MARGIN = "margin"
+"""A further column that a baseline may have: the growth of memory a row is allowed, as in `2%`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """A measurement with the plain one of the same model and device, which the ratios are to.
+class Context:
+    """What a column is read from: a measurement, and the two of its run that its ratios are to.
 
     Attributes:
-        reference: None when the plain step has no row, or none with memory.
-        peer: the placement at whose measured peak this one was planned, if it was.
+        plain: of the same model, device and dtype; None where the run has none.
+        target: the placement at whose measured peak this one was planned, if it was.
     """
 
-    case: Measurement
-    reference: Measurement | None
-    peer: Measurement | None = None
-
-    @property
-    def peak_ratio(self) -> float | None:
-        """Peak over the plain step's peak."""
-        if self.case.memory is None or self.reference is None or not self.reference.memory:
-            return None
-        plain = self.reference.memory.peak_bytes
-        return self.case.memory.peak_bytes / plain if plain else None
-
-    @property
-    def peer_peak_ratio(self) -> float | None:
-        """Peak over the peer's peak."""
-        if self.case.memory is None or self.peer is None or not self.peer.memory:
-            return None
-        return self.case.memory.peak_bytes / self.peer.memory.peak_bytes if self.peer.memory.peak_bytes else None
-
-    @property
-    def peer_step_ratio(self) -> Interval | None:
-        """Step time over the peer's, paired; None unless the two were timed in the same rounds."""
-        own, other = self.case.timing, self.peer.timing if self.peer else None
-        if own is None or other is None or not own.plain_s or own.plain_s != other.plain_s:
-            return None
-        return step_ratio(Timing(step_s=own.step_s, plain_s=other.step_s))
+    measurement: Measurement
+    plain: Measurement | None = None
+    target: Measurement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +44,7 @@ class Column:
     name: str
     unit: str
     meaning: str
-    value: Callable[[Row], Any]
+    value: Callable[[Context], Any]
     required: bool = True
 
     def parse(self, cell: str) -> Any:
@@ -70,74 +53,113 @@ class Column:
         Raises:
             ValueError: it is not of the column's kind.
         """
-        if not cell:
-            return None
-        return _PARSERS.get(self.unit, str)(cell)
+        return _KINDS[self.unit].parse(cell) if cell else None
+
+    @property
+    def dtype(self) -> str:
+        """What pandas calls the column's type; whole numbers are of the one that can be absent."""
+        return _KINDS[self.unit].dtype
 
 
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "bytes": int,
-    "FLOP": int,
-    "blocks": int,
-    "rounds": int,
-    "threads": int,
-    "s": float,
-    "×": float,
-    "difference": float,
-    "bytes by block": json.loads,
-    "yes/no": {"true": True, "false": False}.__getitem__,
+class _Kind(NamedTuple):
+    """How the cells of a unit are read, and what they are in a data frame."""
+
+    parse: Callable[[str], Any]
+    dtype: str
+
+
+_TEXT, _COUNT, _NUMBER = _Kind(str, "string"), _Kind(int, "Int64"), _Kind(float, "float64")
+_KINDS = {
+    "": _TEXT,
+    **dict.fromkeys(("bytes", "FLOP", "blocks", "rounds", "threads"), _COUNT),
+    **dict.fromkeys(("s", "×", "difference"), _NUMBER),
+    "bytes by block": _Kind(json.loads, "object"),
+    "yes/no": _Kind({"true": True, "false": False}.__getitem__, "boolean"),
 }
 
 
-def rows_of(measurements: list[Measurement]) -> list[Row]:
-    """Pair every measurement with its plain one, and a plan with the placement it was to be measured against."""
-    by_key = {case.key: case for case in measurements}
+def cells_of(measurements: Iterable[Measurement]) -> list[Cells]:
+    """Derive the cells of a run's measurements, in their order: the one place where a column's value is worked out."""
+    every = list(measurements)
+    by_key = {measurement.key: measurement for measurement in every}
 
-    def peer(case: Measurement) -> Measurement | None:
-        return by_key.get(case.target_key) if case.target_key else None
+    def cells(measurement: Measurement) -> Cells:
+        target = by_key.get(measurement.target_key) if measurement.target_key else None
+        context = Context(measurement=measurement, plain=by_key.get(measurement.plain_key), target=target)
+        return {column.name: column.value(context) for column in COLUMNS}
 
-    return [Row(case=case, reference=by_key.get(case.plain_key), peer=peer(case)) for case in measurements]
-
-
-def _case(name: str) -> Callable[[Row], Any]:
-    return lambda row: getattr(row.case, name)
-
-
-def _part(part: str, name: str) -> Callable[[Row], Any]:
-    """Read a field of a part of the measurement that may be absent as a whole."""
-    return lambda row: getattr(getattr(row.case, part), name, None)
+    return [cells(measurement) for measurement in every]
 
 
-def _timing(statistic: Callable[..., Any]) -> Callable[[Row], Any]:
-    return lambda row: statistic(row.case.timing) if row.case.timing else None
+def _recorded(path: str) -> Callable[[Context], Any]:
+    """Read a field of the measurement, as `memory.peak_bytes`; None where a part of it is absent as a whole."""
 
-
-def _ratio(field: str) -> Callable[[Row], Any]:
-    """Read the paired ratio, where the plain step was timed in the same rounds."""
-
-    def value(row: Row) -> float | None:
-        timing = row.case.timing
-        return getattr(step_ratio(timing), field) if timing and timing.plain_s else None
+    def value(context: Context) -> Any:
+        found: Any = context.measurement
+        for name in path.split("."):
+            found = None if found is None else getattr(found, name)
+        return found
 
     return value
 
 
-def _peer_ratio(field: str) -> Callable[[Row], Any]:
-    return lambda row: getattr(row.peer_step_ratio, field, None)
+def _timed(statistic: Callable[[Timing], Any]) -> Callable[[Context], Any]:
+    return lambda context: statistic(context.measurement.timing) if context.measurement.timing else None
 
 
-def _uncounted(row: Row) -> str | None:
-    return " ".join(row.case.flops.uncounted_ops) if row.case.flops else None
+def _peak_over(other: Literal["plain", "target"]) -> Callable[[Context], float | None]:
+    """Divide the peak by another's; None where one of them has none, or the other's is nothing."""
+
+    def value(context: Context) -> float | None:
+        base: Measurement | None = getattr(context, other)
+        if context.measurement.memory is None or base is None or not base.memory or not base.memory.peak_bytes:
+            return None
+        return context.measurement.memory.peak_bytes / base.memory.peak_bytes
+
+    return value
 
 
-def _regions(row: Row) -> str | None:
-    return str(row.case.regions) if row.case.regions else None
+def _step_over_plain(end: Literal["median", "low", "high"]) -> Callable[[Context], float | None]:
+    """Read the paired ratio, where the plain step was timed in the same rounds."""
+
+    def value(context: Context) -> float | None:
+        timing = context.measurement.timing
+        return getattr(step_ratio(timing), end) if timing and timing.plain_s else None
+
+    return value
+
+
+def _step_over_target(end: Literal["median", "low", "high"]) -> Callable[[Context], float | None]:
+    """Read the ratio to the target, paired too.
+
+    That two placements ran in the same rounds is known by their plain step: its samples are the same numbers.
+    """
+
+    def value(context: Context) -> float | None:
+        own, other = context.measurement.timing, context.target.timing if context.target else None
+        if own is None or other is None or not own.plain_s or own.plain_s != other.plain_s:
+            return None
+        return getattr(step_ratio(Timing(step_s=own.step_s, plain_s=other.step_s)), end)
+
+    return value
+
+
+def _uncounted(context: Context) -> str | None:
+    flops = context.measurement.flops
+    return " ".join(flops.uncounted_ops) if flops else None
+
+
+def _regions(context: Context) -> str | None:
+    regions = context.measurement.regions
+    return str(regions) if regions else None
 
 
 def _column(
-    name: str, unit: str, meaning: str, value: Callable[[Row], Any] | None = None, *, required: bool = True
+    name: str, unit: str, meaning: str, value: Callable[[Context], Any] | str | None = None, *, required: bool = True
 ) -> Column:
-    return Column(name=name, unit=unit, meaning=meaning, value=value or _case(name), required=required)
+    """Declare a column; its value is a function, the path of a field of the measurement, or the field of its name."""
+    read = value if callable(value) else _recorded(value or name)
+    return Column(name=name, unit=unit, meaning=meaning, value=read, required=required)
 
 
 def cell_text(value: object) -> str:
@@ -159,58 +181,54 @@ COLUMNS = (
     _column("message", "", "why the status is not ok, or what is worth knowing about the row"),
     _column("regions", "", "what the placement came to on this model", _regions),
     _column("checkpointed_blocks", "blocks", "modules that some region recomputes"),
-    _column("static_bytes", "bytes", "parameters, buffers, batch and optimizer state", _part("memory", "static_bytes")),
-    _column("peak_bytes", "bytes", "greatest allocation above the start of the step", _part("memory", "peak_bytes")),
-    _column("peak_ratio", "×", "peak over the peak of `none`", lambda row: row.peak_ratio),
-    _column("held_bytes", "bytes", "allocated at the end of forward, above the start", _part("memory", "held_bytes")),
-    _column("peak_phase", "", "phase the peak falls in; recomputation is in `backward`", _part("memory", "peak_phase")),
-    _column("repeatable", "yes/no", "whether both memory passes found the same peak", _part("memory", "repeatable")),
-    _column("step_median_s", "s", "median time of a step", _timing(step_median_s)),
-    _column("step_iqr_s", "s", "interquartile range of the step time", _timing(step_iqr_s)),
-    _column("step_ratio", "×", "median of the ratios to `none` within each round", _ratio("median")),
-    _column("step_ratio_low", "×", "lower end of its 95 % bootstrap interval", _ratio("low")),
-    _column("step_ratio_high", "×", "upper end of its 95 % bootstrap interval", _ratio("high")),
-    _column("rounds", "rounds", "timed, each running every placement once", _timing(lambda timing: len(timing.step_s))),
-    _column("forward_flops", "FLOP", "floating-point operations of the forward pass", _part("flops", "forward")),
-    _column("recompute_flops", "FLOP", "what the placement adds to the plain step's", _part("flops", "recompute")),
+    _column("static_bytes", "bytes", "parameters, buffers, batch and optimizer state", "memory.static_bytes"),
+    _column("peak_bytes", "bytes", "greatest allocation above the start of the step", "memory.peak_bytes"),
+    _column("peak_ratio", "×", "peak over the peak of `none`", _peak_over("plain")),
+    _column("held_bytes", "bytes", "allocated at the end of forward, above the start", "memory.held_bytes"),
+    _column("peak_phase", "", "phase the peak falls in; recomputation is in `backward`", "memory.peak_phase"),
+    _column("repeatable", "yes/no", "whether both memory passes found the same peak", "memory.repeatable"),
+    _column("step_median_s", "s", "median time of a step", _timed(step_median_s)),
+    _column("step_iqr_s", "s", "interquartile range of the step time", _timed(step_iqr_s)),
+    _column("step_ratio", "×", "median of the ratios to `none` within each round", _step_over_plain("median")),
+    _column("step_ratio_low", "×", "lower end of its 95 % bootstrap interval", _step_over_plain("low")),
+    _column("step_ratio_high", "×", "upper end of its 95 % bootstrap interval", _step_over_plain("high")),
+    _column("rounds", "rounds", "timed, each running every placement once", _timed(lambda timing: len(timing.step_s))),
+    _column("forward_flops", "FLOP", "floating-point operations of the forward pass", "flops.forward"),
+    _column("recompute_flops", "FLOP", "what the placement adds to the plain step's", "flops.recompute"),
     _column("uncounted_ops", "", "operators on floats without a FLOP formula", _uncounted),
-    _column("gradients", "", "`bitwise`, `noise`, `close` or `different` from `none`", _part("equality", "gradients")),
-    _column("gradients_max_abs_diff", "difference", "greatest, absolute", _part("equality", "gradients_max_abs_diff")),
-    _column("gradients_worst", "", "the parameter that has it", _part("equality", "gradients_worst")),
-    _column("loss", "", "`equal` or `different`, bit for bit", _part("equality", "loss")),
-    _column("buffers", "", "`equal` or `different` after the step, bit for bit", _part("equality", "buffers")),
-    _column("rng_state", "", "`equal` or `different` after the step", _part("equality", "rng_state")),
+    _column("gradients", "", "`bitwise`, `noise`, `close` or `different` from `none`", "equality.gradients"),
+    _column("gradients_max_abs_diff", "difference", "greatest, absolute", "equality.gradients_max_abs_diff"),
+    _column("gradients_worst", "", "the parameter that has it", "equality.gradients_worst"),
+    _column("loss", "", "`equal` or `different`, bit for bit", "equality.loss"),
+    _column("buffers", "", "`equal` or `different` after the step, bit for bit", "equality.buffers"),
+    _column("rng_state", "", "`equal` or `different` after the step", "equality.rng_state"),
     _column("resident_bytes", "bytes", "growth of the resident set over a step (`--resident`)"),
-    _column(
-        "reserved_bytes", "bytes", "taken from the GPU by the caching allocator", _part("memory", "reserved_bytes")
-    ),
-    _column("memory_meter", "", "how the bytes were measured", _part("memory", "meter")),
-    _column("torch", "", "version", _part("environment", "torch")),
-    _column("python", "", "version", _part("environment", "python")),
-    _column("device_name", "", "processor or GPU", _part("environment", "device_name")),
-    _column("threads", "threads", "intra-op threads of torch", _part("environment", "threads")),
-    _column("commit", "", "of the model's repository, `+` when it has changes", _part("environment", "commit")),
+    _column("reserved_bytes", "bytes", "taken from the GPU by the caching allocator", "memory.reserved_bytes"),
+    _column("memory_meter", "", "how the bytes were measured", "memory.meter"),
+    _column("torch", "", "version", "environment.torch"),
+    _column("python", "", "version", "environment.python"),
+    _column("device_name", "", "processor or GPU", "environment.device_name"),
+    _column("threads", "threads", "intra-op threads of torch", "environment.threads"),
+    _column("commit", "", "of the model's repository, `+` when it has changes", "environment.commit"),
     _column("measured_at", "", "UTC"),
     _column(
         "held_by_block",
         "bytes by block",
         "`held_bytes` by the module that allocated them, as JSON",
-        _part("memory", "held_by_block"),
+        "memory.held_by_block",
         required=False,
     ),
-    _column("peer", "", "the placement whose peak was the plan's budget", _part("plan", "budget_of"), required=False),
-    _column("peer_peak_ratio", "×", "peak over the peer's", lambda row: row.peer_peak_ratio, required=False),
+    _column("peer", "", "the placement whose peak was the plan's budget", "plan.budget_of", required=False),
+    _column("peer_peak_ratio", "×", "peak over the peer's", _peak_over("target"), required=False),
     _column(
         "peer_step_ratio",
         "×",
         "median of the ratios to the peer within each round",
-        _peer_ratio("median"),
+        _step_over_target("median"),
         required=False,
     ),
-    _column("peer_step_ratio_low", "×", "lower end of its 95 % interval", _peer_ratio("low"), required=False),
-    _column("peer_step_ratio_high", "×", "upper end of its 95 % interval", _peer_ratio("high"), required=False),
-    _column(
-        "predicted_ratio", "×", "`step_ratio` as the planner had it", _part("plan", "predicted_ratio"), required=False
-    ),
+    _column("peer_step_ratio_low", "×", "lower end of its 95 % interval", _step_over_target("low"), required=False),
+    _column("peer_step_ratio_high", "×", "upper end of its 95 % interval", _step_over_target("high"), required=False),
+    _column("predicted_ratio", "×", "`step_ratio` as the planner had it", "plan.predicted_ratio", required=False),
     _column("compile_s", "s", "what `torch.compile` took before the first step, no part of it", required=False),
 )

@@ -1,36 +1,37 @@
-"""Which placements are worth having: no other is better in both memory and time."""
+"""Which placements are worth having: no other is at least as good in both memory and cost, and better in one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
-from rematbench.records.columns import Row
-from rematbench.records.measurement import Status
-from rematbench.records.statistics import step_median_s, step_ratio
+from rematbench.records.run import Cost, Row
 
 
-def cost(row: Row, paired: bool) -> tuple[int, float] | None:
-    """Return (peak bytes, step time) of a row that has both; `paired` takes the time as a ratio to the plain step."""
-    memory, timing = row.case.memory, row.case.timing
-    if row.case.status is not Status.OK or memory is None or timing is None:
-        return None
-    return memory.peak_bytes, step_ratio(timing).median if paired else step_median_s(timing)
+def frontier(rows: Iterable[Row], cost: Cost = "time") -> set[str]:
+    """Return the placements that no other beats, of those with a peak and a cost.
 
-
-def dominated(rows: Iterable[Row]) -> set[str]:
-    """Return the placements of one model that another is at least as good as in both, and better in one.
-
-    Times are ratios to the plain step where every row has one, else seconds; the two are never held against each other.
+    Args:
+        rows: of one model, device and dtype.
+        cost: `time` or recomputed `flops`. Times are ratios to the plain step, paired within rounds, where every timed
+            row has one; else seconds. The two are never held against each other.
     """
-    members = list(rows)
-    paired = all(row.case.timing.plain_s for row in members if row.case.timing)
-    costs = {row.case.placement: found for row in members if (found := cost(row, paired)) is not None}
-    return costs.keys() - not_beaten(costs)
-
-
-def not_beaten(costs: Mapping[str, tuple[int, float]]) -> set[str]:
-    """Return the names whose (bytes, time) no other is at least as good as in both, and better in one."""
+    costs = _costs([row for row in rows if row.fits_a_plot], cost)
     return {name for name, own in costs.items() if not any(_beats(other, own) for other in costs.values())}
+
+
+def dominated(rows: Iterable[Row], cost: Cost = "time") -> set[str]:
+    """Return the placements that another beats; rows and cost as in `frontier`."""
+    members = [row for row in rows if row.fits_a_plot]
+    return _costs(members, cost).keys() - frontier(members, cost)
+
+
+def _costs(rows: Sequence[Row], cost: Cost) -> dict[str, tuple[int, float]]:
+    paired = cost == "time" and all(row.step_ratio for row in rows if row.step_s)
+    found = {
+        row.name: (row.cells["peak_bytes"], row.step_ratio.median if paired and row.step_ratio else row.cost(cost))
+        for row in rows
+    }
+    return {name: (peak, spent) for name, (peak, spent) in found.items() if spent is not None}
 
 
 def _beats(other: tuple[int, float], own: tuple[int, float]) -> bool:

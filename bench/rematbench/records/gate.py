@@ -12,9 +12,10 @@ from enum import StrEnum
 
 from rematbench.errors import RematbenchError
 from rematbench.placement.placement import PLAIN
+from rematbench.records.columns import MARGIN, Cells
 from rematbench.records.measurement import Status
-from rematbench.records.run import MARGIN, Cells, Key, Run, key_of
-from rematbench.units import format_bytes, format_flops, format_percent, format_ratio, parse_percent
+from rematbench.records.run import Key, Run, key_of
+from rematbench.units import format_bytes, format_flops, format_interval, format_percent, parse_percent
 
 _VERDICTS = ("bitwise", "noise", "close", "different")
 _SAME = ("equal", "different")
@@ -51,7 +52,7 @@ class Margins:
 
     def of_row(self, baseline: Cells) -> float:
         """Return the memory margin of a row."""
-        own = baseline[MARGIN]
+        own = baseline.get(MARGIN)
         default = parse_percent(own) if own is not None else self.memory
         return self.allow.get(row_name(baseline), default)
 
@@ -74,14 +75,21 @@ def row_name(cells: Cells) -> str:
 
 
 def judge(run: Run, baseline: Run, margins: Margins) -> list[Finding]:
-    """Compare every row of either side; an empty list means that nothing changed."""
-    _refuse_unknown_rows(margins, baseline)
-    findings = [
-        finding for key, before in baseline.rows.items() for finding in _row(key, run.rows.get(key), before, margins)
-    ]
-    new = [cells for key, cells in run.rows.items() if key not in baseline.rows]
+    """Compare every row of either side; an empty list means that nothing changed.
+
+    Raises:
+        RematbenchError: a margin is for a row that the baseline does not have.
+    """
+    before, now = ({key: row.cells for key, row in side.rows.items()} for side in (baseline, run))
+    known = set(map(row_name, before.values()))
+    for name in margins.allow:
+        if name not in known:
+            raise RematbenchError(f"--allow {name}: the baseline has no such row; write model/placement=5%")
+    findings = [finding for key, cells in before.items() for finding in _row(key, now.get(key), cells, margins)]
     return findings + [
-        _finding(Mark.NEW, cells, "is not in the baseline; `rematbench baseline update` takes it in") for cells in new
+        _finding(Mark.NEW, cells, "is not in the baseline; `rematbench baseline update` takes it in")
+        for key, cells in now.items()
+        if key not in before
     ]
 
 
@@ -91,13 +99,6 @@ def exit_code(findings: list[Finding], strict_wins: bool = False) -> int:
     if strict_wins and Mark.WIN in marks:
         marks.add(Mark.REGRESSION)
     return next((code for mark, code in EXIT_CODES.items() if mark in marks), 0)
-
-
-def _refuse_unknown_rows(margins: Margins, baseline: Run) -> None:
-    known = {row_name(cells) for cells in baseline.rows.values()}
-    for name in margins.allow:
-        if name not in known:
-            raise RematbenchError(f"--allow {name}: the baseline has no such row; write model/placement=5%")
 
 
 def _row(key: Key, now: Cells | None, before: Cells, margins: Margins) -> Iterator[Finding]:
@@ -128,14 +129,11 @@ def _finding(mark: Mark, cells: Cells, text: str) -> Finding:
 
 def _other_environment(now: Cells, before: Cells) -> str:
     """Say what bytes depend on and differs: torch's release, and on a GPU its name. Seed, threads and host do not."""
-    keys = [("torch", _release(before["torch"]), _release(now["torch"]))]
+    # `2.9.0+cpu` and `2.9.0+cu130` are one release, and hand out the same bytes
+    keys = [("torch", *((cells["torch"] or "").partition("+")[0] for cells in (before, now)))]
     if now["device"].startswith("cuda"):
         keys.append(("device", before["device_name"], now["device_name"]))
     return ", ".join(f"{name} {left}, now {right}" for name, left, right in keys if left != right)
-
-
-def _release(version: str | None) -> str:
-    return (version or "").partition("+")[0]
 
 
 def _training(now: Cells, before: Cells) -> Iterator[Finding]:
@@ -209,13 +207,9 @@ def _time(now: Cells, before: Cells, band: float | None) -> Iterator[Finding]:
             Mark.UNJUDGED, now, "has no interval of its step time on both sides: measure five rounds or more"
         )
     elif now["step_ratio_low"] > before["step_ratio_high"] * (1 + band):
-        yield _finding(
-            Mark.REGRESSION, now, f"takes {_interval(now)} the plain step, {_interval(before)} in the baseline"
-        )
-
-
-def _interval(cells: Cells) -> str:
-    return f"{format_ratio(cells['step_ratio'])} [{cells['step_ratio_low']:.2f}, {cells['step_ratio_high']:.2f}]"
+        columns = ("step_ratio", "step_ratio_low", "step_ratio_high")
+        takes, took = (format_interval(*(cells[column] for column in columns)) for cells in (now, before))
+        yield _finding(Mark.REGRESSION, now, f"takes {takes} the plain step, {took} in the baseline")
 
 
 def _signed(count: int) -> str:

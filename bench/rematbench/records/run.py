@@ -1,4 +1,4 @@
-"""Read a run back from its CSV: rows as cells with types, refused when anything about the file is not whole."""
+"""A run as everything that people read sees it: rows of typed cells, from its records or back from its CSV."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rematbench.errors import RematbenchError, StorageError
-from rematbench.records.columns import COLUMNS
+from rematbench.placement.placement import PLAIN
+from rematbench.records.columns import COLUMNS, MARGIN, Cells, cells_of
+from rematbench.records.measurement import Measurement, Status
+from rematbench.records.statistics import Interval
+from rematbench.records.store import RECORDS, read_measurements
 
-Cells = Mapping[str, Any]
-"""One row of `results.csv` by column; numbers are numbers, an absent one is None."""
+if TYPE_CHECKING:
+    import pandas as pd
 
 Key = tuple[str, str, str, str]
 """Model, placement, device and dtype: what identifies a row in a run."""
 
-MARGIN = "margin"
-"""A further column that a baseline may have: the growth of memory a row is allowed, as in `2%`."""
+Cost = Literal["time", "flops"]
+"""What a placement costs, beside memory: the time of a step, or the operations it does again."""
 
 
 class CannotJudgeError(RematbenchError):
@@ -29,36 +33,82 @@ class CannotJudgeError(RematbenchError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """The rows of one run, by key, in file order."""
+class Row:
+    """A measurement with its cells; whatever is shown of it is read from these.
 
-    source: Path
-    rows: Mapping[Key, Cells]
-
-
-def read_run(source: Path) -> Run:
-    """Read a run's folder or a CSV file.
-
-    Raises:
-        StorageError: it is not there, has not the columns, or a cell is not of its column's kind.
-        CannotJudgeError: it has no rows, or was cut short.
+    Attributes:
+        measurement: the raw record; None where the row comes from a CSV, which has neither timeline nor regions.
+        plain: the cells of the plain step of the same model, device and dtype, if the run has them.
     """
-    path = source / "results.csv" if source.is_dir() else source
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise StorageError(f"{path} is no CSV of a run: it is not text") from error
-    table = _table(path, text)
-    if len(table) < 2:
-        raise CannotJudgeError(f"{path} holds no rows: nothing was measured")
-    header, *lines = table
-    _refuse_foreign(path, header)
-    if not text.endswith("\n") or len(lines[-1]) < len(header):
-        raise CannotJudgeError(f"{path} was cut short in its last row: {lines[-1][:3]}")
-    rows = [_cells(path, number, header, line) for number, line in enumerate(lines, start=2)]
-    return Run(source=source, rows=_by_key(path, rows))
+
+    cells: Cells
+    measurement: Measurement | None = None
+    plain: Cells | None = None
+
+    @property
+    def key(self) -> Key:
+        """What identifies the row in its run."""
+        return key_of(self.cells)
+
+    @property
+    def name(self) -> str:
+        """The placement's name."""
+        name: str = self.cells["placement"]
+        return name
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the plain step's row."""
+        return self.name == PLAIN
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether it ran to its end."""
+        return bool(self.cells["status"] == Status.OK)
+
+    @property
+    def fits_a_plot(self) -> bool:
+        """Whether it has a peak that training reached."""
+        return self.is_ok and self.cells["peak_bytes"] is not None
+
+    @property
+    def step_s(self) -> Interval | None:
+        """Seconds a step: the plain step's median times the paired ratio with its interval, where there are both.
+
+        The ratios are taken within rounds, so what slowed the machine between them cancels. Else it is the row's own
+        median, with its interquartile range about it. None for a row without a time, or that failed.
+        """
+        median, plain_s = self.cells["step_median_s"], self.plain["step_median_s"] if self.plain else None
+        if median is None or not self.is_ok:
+            return None
+        ratio = _interval(self.cells, "step_ratio")
+        if plain_s is None or ratio is None:
+            half = (self.cells["step_iqr_s"] or 0.0) / 2
+            return Interval(median=median, low=median - half, high=median + half)
+        low, high = (None if end is None else plain_s * end for end in (ratio.low, ratio.high))
+        return Interval(median=plain_s * ratio.median, low=low, high=high)
+
+    def cost(self, cost: Cost) -> float | None:
+        """Return seconds a step for `time`, recomputed operations for `flops`; None where not measured."""
+        if cost == "time":
+            return self.step_s.median if self.step_s else None
+        recompute: int | None = self.cells["recompute_flops"]
+        return recompute
+
+    @property
+    def step_ratio(self) -> Interval | None:
+        """Step time over the plain step's, paired within rounds; None where it was not timed with it."""
+        return _interval(self.cells, "step_ratio")
+
+    @property
+    def target_step_ratio(self) -> Interval | None:
+        """Step time over the target's, as `step_ratio`; None for a row that has no target."""
+        return _interval(self.cells, "peer_step_ratio")
+
+    @property
+    def saved_share(self) -> float | None:
+        """Share of the plain step's peak that is not needed; below zero where more is."""
+        return None if self.cells["peak_ratio"] is None else 1 - self.cells["peak_ratio"]
 
 
 def key_of(cells: Cells) -> Key:
@@ -66,33 +116,119 @@ def key_of(cells: Cells) -> Key:
     return cells["model"], cells["placement"], cells["device"], cells["dtype"]
 
 
-def _table(path: Path, text: str) -> list[list[str]]:
+def _interval(cells: Cells, column: str) -> Interval | None:
+    if cells[column] is None:
+        return None
+    return Interval(median=cells[column], low=cells[f"{column}_low"], high=cells[f"{column}_high"])
+
+
+def rows_of(measurements: Iterable[Measurement]) -> list[Row]:
+    """Return a run's measurements as rows, in their order."""
+    every = list(measurements)
+    return _joined(zip(cells_of(every), every, strict=True))
+
+
+def _joined(pairs: Iterable[tuple[Cells, Measurement | None]]) -> list[Row]:
+    """Make rows of a run's cells, each with the cells of its plain step."""
+    every = list(pairs)
+    by_key = {key_of(cells): cells for cells, _ in every}
+    return [
+        Row(cells=cells, measurement=measurement, plain=by_key.get((model, PLAIN, device, dtype)))
+        for cells, measurement in every
+        for model, _, device, dtype in [key_of(cells)]
+    ]
+
+
+class Run:
+    """The rows of one run: `Run("results/latest")` reads them.
+
+    Args:
+        source: a run's folder or a CSV. Of a folder its records are read; its CSV where there are none, or none that
+            this version of rematbench can read.
+        rows: the rows, where they are not to be read.
+
+    Attributes:
+        rows: by key, in the order they were measured.
+
+    Raises:
+        StorageError: it is not there, has not the columns, or a cell is not of its column's kind.
+        CannotJudgeError: it has no rows, or was cut short.
+    """
+
+    def __init__(self, source: Path | str, rows: Iterable[Row] | None = None) -> None:
+        self.source = Path(source)
+        self.rows: Mapping[Key, Row] = {row.key: row for row in (_read(self.source) if rows is None else rows)}
+
+    def __repr__(self) -> str:
+        return f"<Run {self.source}: {len(self.rows)} rows>"
+
+    @property
+    def cells(self) -> list[Cells]:
+        """The cells of every row, in order."""
+        return [row.cells for row in self.rows.values()]
+
+    def dataframe(self) -> pd.DataFrame:
+        """Return the cells as a data frame, a measurement a row, a column of `results.csv` a column.
+
+        What is counted is `Int64`, times and ratios are `float64`, texts are `string`, and what is absent is missing.
+        """
+        import pandas as pd  # takes half a second, which no command should wait for
+
+        def values(name: str) -> list[Any]:
+            """Read a column; a text that says nothing is absent, as it is in the CSV."""
+            return [None if cells[name] == "" else cells[name] for cells in self.cells]
+
+        return pd.DataFrame({column.name: pd.Series(values(column.name), dtype=column.dtype) for column in COLUMNS})
+
+
+def _read(source: Path) -> list[Row]:
+    table = source / "results.csv" if source.is_dir() else source
+    if (source / RECORDS).exists():
+        try:
+            rows = rows_of(read_measurements(source))
+        except StorageError:
+            if not table.exists():
+                raise
+        else:
+            if not rows:
+                raise CannotJudgeError(f"{source} holds no rows: nothing was measured")
+            return rows
+    return _joined((cells, None) for cells in _read_csv(table))
+
+
+def _read_csv(path: Path) -> list[Cells]:
+    """Read a CSV back; anything about it that is not whole is refused."""
     try:
-        return list(csv.reader(io.StringIO(text, newline="")))
+        text = path.read_bytes().decode("utf-8")
+        table = list(csv.reader(io.StringIO(text, newline="")))
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{path} is no CSV of a run: it is not text") from error
     except csv.Error as error:
         raise StorageError(f"{path} is no CSV of a run: {error}") from error
-
-
-def _by_key(path: Path, rows: Iterable[Cells]) -> Mapping[Key, Cells]:
-    found: dict[Key, Cells] = {}
-    for cells in rows:
-        if key_of(cells) in found:
-            raise StorageError(f"{path} has two rows of {' · '.join(key_of(cells))}")
-        found[key_of(cells)] = cells
-    return found
-
-
-def _refuse_foreign(path: Path, header: list[str]) -> None:
+    if len(table) < 2:
+        raise CannotJudgeError(f"{path} holds no rows: nothing was measured")
+    header, *lines = table
     missing = [column.name for column in COLUMNS if column.required and column.name not in header]
     if missing:
         raise StorageError(f"{path} is no CSV of a run: it has no column {missing[0]}")
+    if not text.endswith("\n") or len(lines[-1]) < len(header):
+        raise CannotJudgeError(f"{path} was cut short in its last row: {lines[-1][:3]}")
+    found: dict[Key, Cells] = {}
+    for number, line in enumerate(lines, start=2):
+        cells = _parsed(path, number, header, line)
+        if key_of(cells) in found:
+            raise StorageError(f"{path} has two rows of {' · '.join(key_of(cells))}")
+        found[key_of(cells)] = cells
+    return list(found.values())
 
 
-def _cells(path: Path, number: int, header: list[str], line: list[str]) -> Cells:
+def _parsed(path: Path, number: int, header: list[str], line: list[str]) -> Cells:
     if len(line) != len(header):
         raise StorageError(f"{path}, line {number}: {len(line)} cells where the header has {len(header)}")
     texts = dict(zip(header, line, strict=True))
-    cells: dict[str, Any] = {MARGIN: texts.get(MARGIN) or None}
+    cells: dict[str, Any] = {MARGIN: texts[MARGIN]} if texts.get(MARGIN) else {}
     for column in COLUMNS:
         try:
             cells[column.name] = column.parse(texts.get(column.name, ""))

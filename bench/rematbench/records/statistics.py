@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 
 from rematbench.records.measurement import Timing
 
@@ -16,7 +15,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A median with its bootstrap interval; without an interval, low and high are None."""
+    """A median with an interval about it; where nothing is known of the spread, low and high are None."""
 
     median: float
     low: float | None
@@ -55,5 +54,7 @@ def step_ratio(timing: Timing) -> Interval:
 
 def expanded_tail(count: int) -> float:
     """Return the share of resamples to leave out at each end for so many samples, under `CONFIDENCE`'s own."""
+    from scipy.special import ndtr, stdtrit  # late: it takes a fifth of a second, which `rematbench --help` should not
+
     quantile = stdtrit(count - 1, (1 - CONFIDENCE) / 2)
     return float(ndtr(np.sqrt(count / (count - 1)) * quantile))

@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rematbench.errors import StorageError
-from rematbench.records.columns import COLUMNS, cell_text, rows_of
+from rematbench.records.columns import COLUMNS, cell_text, cells_of
 from rematbench.records.measurement import Environment, Measurement
 
 RECORDS = "measurements.jsonl"
@@ -56,7 +56,7 @@ class Store:
         """
         made_folder(folder)
         if (folder / RECORDS).exists():
-            raise StorageError(f"{folder} already holds a run: choose another --out, or go on with it by --resume")
+            raise StorageError(f"{folder} already holds a run: choose another folder, or go on with it by --resume")
         write_whole(folder / "suite.toml", suite_toml)
         write_whole(folder / RECORDS, "")
         return cls(folder)
@@ -284,6 +284,5 @@ def csv_text(measurements: list[Measurement]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in COLUMNS)
-    for row in rows_of(measurements):
-        writer.writerow(cell_text(column.value(row)) for column in COLUMNS)
+    writer.writerows(map(cell_text, cells.values()) for cells in cells_of(measurements))
     return text.getvalue()

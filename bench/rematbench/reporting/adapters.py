@@ -25,7 +25,7 @@ def smaller_is_better(run: Run) -> str:
             "value": cells[column],
             "extra": str(cells["regions"] or ""),
         }
-        for cells in run.rows.values()
+        for cells in run.cells
         for what, unit, column in (("peak", "bytes", "peak_bytes"), ("recompute", "FLOP", "recompute_flops"))
         if cells[column] is not None
     ]

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rematbench.records.measurement import Memory, Status
-from rematbench.reporting.gathering import Entry, Model, Series
+from rematbench.records.run import Row
+from rematbench.reporting.gathering import Model, Series
 from rematbench.traces.timeline import LOSS
 from rematbench.units import format_bytes, format_percent
 
@@ -23,7 +24,7 @@ def answers(model: Model) -> list[str]:
     """Return the sentences about a model, on its peak and on training; one that not all series share says whose."""
     said: dict[str, list[str]] = {}
     for series in model.series:
-        for sentence in (*_peak(series), *_training(series.entries), *_failed(series.entries)):
+        for sentence in (*_peak(series), *_training(series.rows), *_failed(series.rows)):
             said.setdefault(sentence, []).append(series.label)
     return [
         sentence if len(labels) == len(model.series) else f"{', '.join(labels)}: {sentence}"
@@ -42,7 +43,7 @@ def block_text(block: str) -> str:
 
 
 def _peak(series: Series) -> Iterator[str]:
-    memory = series.plain.record.memory if series.plain and series.plain.record else None
+    memory = series.plain.measurement.memory if series.plain and series.plain.measurement else None
     if memory is None or not memory.at_peak:
         return
     yield (
@@ -73,14 +74,14 @@ def _largest(memory: Memory, kind: str) -> str:
     return f"most in {block_text(first.block)} ({format_bytes(most)})"
 
 
-def _training(entries: Sequence[Entry]) -> Iterator[str]:
-    judged = [entry for entry in entries if entry.cells["gradients"] is not None]
-    changed = [entry for entry in judged if entry.cells["gradients"] == "different"]
-    touched = [entry for entry in judged if entry.cells["buffers"] == "different"]
+def _training(rows: Sequence[Row]) -> Iterator[str]:
+    judged = [row for row in rows if row.cells["gradients"] is not None]
+    changed = [row for row in judged if row.cells["gradients"] == "different"]
+    touched = [row for row in judged if row.cells["buffers"] == "different"]
     if changed:
         yield f"Training changes: gradients are different under {_names(changed)}."
     elif judged:
-        bitwise = sum(entry.cells["gradients"] == "bitwise" for entry in judged)
+        bitwise = sum(row.cells["gradients"] == "bitwise" for row in judged)
         extent = "every placement" if bitwise == len(judged) else f"{bitwise} of {len(judged)} placements"
         rest = "" if bitwise == len(judged) else ", within noise or tolerance under the others"
         what = "Gradients stay" if touched else "Training stays"
@@ -92,16 +93,16 @@ def _training(entries: Sequence[Entry]) -> Iterator[str]:
         )
 
 
-def _failed(entries: Sequence[Entry]) -> Iterator[str]:
-    failed = [entry for entry in entries if entry.cells["status"] != Status.OK]
+def _failed(rows: Sequence[Row]) -> Iterator[str]:
+    failed = [row for row in rows if row.cells["status"] != Status.OK]
     if failed:
-        yield f"Failed: {', '.join(_failure(entry) for entry in failed[:4])}{', …' if len(failed) > 4 else ''}."
+        yield f"Failed: {', '.join(_failure(row) for row in failed[:4])}{', …' if len(failed) > 4 else ''}."
 
 
-def _failure(entry: Entry) -> str:
-    return f"{entry.cells['placement']} ({entry.cells['status'].replace('_', ' ')})"
+def _failure(row: Row) -> str:
+    return f"{row.cells['placement']} ({row.cells['status'].replace('_', ' ')})"
 
 
-def _names(entries: Sequence[Entry]) -> str:
-    names = [entry.cells["placement"] for entry in entries]
+def _names(rows: Sequence[Row]) -> str:
+    names = [row.cells["placement"] for row in rows]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -7,8 +7,9 @@ from typing import Any
 
 from rematbench.placement.placement import PLAIN
 from rematbench.records.measurement import Measurement, Memory, Structure
+from rematbench.records.run import Row
 from rematbench.reporting.answers import block_text, kind_text
-from rematbench.reporting.gathering import Entry, Model, Series
+from rematbench.reporting.gathering import Model, Series
 from rematbench.reporting.strip import arcs, brackets, held
 from rematbench.traces.timeline import Timeline
 from rematbench.units import format_bytes, format_flops, format_percent, format_ratio, format_seconds
@@ -19,10 +20,10 @@ def figures(models: Sequence[Model]) -> dict[str, Any]:
     return {
         "models": [_model(model) for model in models],
         "rows": [
-            _row(entry, series, place, at)
+            _row(row, series, place, at)
             for place, model in enumerate(models)
             for at, series in enumerate(model.series)
-            for entry in series.entries
+            for row in series.rows
         ],
     }
 
@@ -36,7 +37,7 @@ def _model(model: Model) -> dict[str, Any]:
 
 
 def _structure(series: Series) -> Structure | None:
-    records = (entry.record for entry in series.entries if entry.record)
+    records = (row.measurement for row in series.rows if row.measurement)
     return next((record.structure for record in records if record.structure), None)
 
 
@@ -53,33 +54,33 @@ def _series(series: Series, structure: Structure | None) -> dict[str, Any]:
 
 
 def _capacity_bytes(series: Series) -> int | None:
-    environments = (entry.record.environment for entry in series.entries if entry.record)
+    environments = (row.measurement.environment for row in series.rows if row.measurement)
     return next((found.capacity_bytes for found in environments if found and found.capacity_bytes), None)
 
 
-def _row(entry: Entry, series: Series, model: int, at: int) -> dict[str, Any]:
-    cells, step, name = entry.cells, entry.step, entry.cells["placement"]
+def _row(row: Row, series: Series, model: int, at: int) -> dict[str, Any]:
+    cells, step, name = row.cells, row.step_s, row.cells["placement"]
     return {
         "model": model,
         "series": at,
         "name": name,
         "plain": name == PLAIN,
         "status": cells["status"],
-        "peak": cells["peak_bytes"] if entry.fits_a_plot else None,
+        "peak": cells["peak_bytes"] if row.fits_a_plot else None,
         "static": cells["static_bytes"],
         "time": [step.median, step.low, step.high] if step else None,
         "flops": cells["recompute_flops"],
-        "frontier": {cost: name in series.frontier(cost) for cost in ("time", "flops")},
+        "frontier": {"time": name in series.frontier("time"), "flops": name in series.frontier("flops")},
         "same": cells["gradients"] != "different",
         "buffers": cells["buffers"],
-        "hover": list(hover_lines(entry)),
-        **(_detail(entry.record, series) if entry.record else {}),
+        "hover": list(hover_lines(row)),
+        **(_detail(row.measurement, series) if row.measurement else {}),
     }
 
 
-def hover_lines(entry: Entry) -> Iterable[str]:
+def hover_lines(row: Row) -> Iterable[str]:
     """Yield all that is known of a row, a line each."""
-    cells = entry.cells
+    cells = row.cells
     yield f"{cells['placement']} · {cells['model']}"
     yield f"regions: {cells['regions'] or 'none'}"
     if cells["status"] != "ok":
@@ -88,16 +89,16 @@ def hover_lines(entry: Entry) -> Iterable[str]:
         ratio = f", {format_percent(cells['peak_ratio'])} of none's" if cells["peak_ratio"] is not None else ""
         yield f"peak: {format_bytes(cells['peak_bytes'])}{ratio}, in {cells['peak_phase']}"
         yield f"held after forward: {format_bytes(cells['held_bytes'])}"
-    if entry.step:
-        yield f"step: {format_seconds(entry.step.median)}{_interval(entry)}"
+    if row.step_s:
+        yield f"step: {format_seconds(row.step_s.median)}{_interval(row)}"
     if cells["recompute_flops"] is not None:
         yield f"recomputed: {format_flops(cells['recompute_flops'])}"
     if cells["gradients"] is not None:
         yield f"gradients: {cells['gradients']}, loss: {cells['loss']}, buffers: {cells['buffers']}"
 
 
-def _interval(entry: Entry) -> str:
-    cells = entry.cells
+def _interval(row: Row) -> str:
+    cells = row.cells
     if cells["step_ratio"] is None:
         return ""
     low, high = cells["step_ratio_low"], cells["step_ratio_high"]

@@ -1,61 +1,36 @@
-"""What a report is made from: runs read from their folders or CSV files, grouped by model into series that compare."""
+"""What a report is made from: the rows of runs, grouped by model into series that compare."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rematbench.placement.placement import PLAIN
-from rematbench.records.columns import COLUMNS, rows_of
-from rematbench.records.frontier import not_beaten
-from rematbench.records.measurement import Measurement, Status
-from rematbench.records.run import CannotJudgeError, Cells, Key, read_run
-from rematbench.records.step_time import Seconds, step_time
-from rematbench.records.store import RECORDS, read_measurements
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One row of a report.
-
-    Attributes:
-        record: None where the row comes from a CSV alone, which has neither timeline nor regions.
-        step: as `step_time` has it; None where the row was not timed.
-    """
-
-    cells: Cells
-    record: Measurement | None
-    step: Seconds | None
-
-    @property
-    def fits_a_plot(self) -> bool:
-        """Whether the row has a peak that training reached."""
-        return self.cells["status"] == Status.OK and self.cells["peak_bytes"] is not None
+from rematbench.records import frontier
+from rematbench.records.run import Cost, Row, Run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """The placements of one model that compare: of one run, device and dtype."""
+    """The rows of one model that compare: of one run, device and dtype."""
 
     label: str
-    entries: tuple[Entry, ...]
+    rows: tuple[Row, ...]
 
     @property
-    def plain(self) -> Entry | None:
+    def plain(self) -> Row | None:
         """The row of the plain step, if it has a peak."""
-        found = (entry for entry in self.entries if entry.cells["placement"] == PLAIN)
-        return next((entry for entry in found if entry.fits_a_plot), None)
+        return next((row for row in self.rows if row.is_plain and row.fits_a_plot), None)
 
-    def frontier(self, cost: str) -> set[str]:
-        """Return the placements that no other beats in peak and cost, `time` or `flops`."""
-        costs = {
-            entry.cells["placement"]: (entry.cells["peak_bytes"], value)
-            for entry in self.entries
-            if entry.fits_a_plot and (value := cost_of(entry, cost)) is not None
-        }
-        return not_beaten(costs)
+    @property
+    def cost(self) -> Cost:
+        """What its placements are set against memory by: time, or operations where nothing was timed."""
+        return "time" if any(row.step_s for row in self.rows) else "flops"
+
+    def frontier(self, cost: Cost) -> set[str]:
+        """Return the placements that no other beats in peak and cost."""
+        return frontier.frontier(self.rows, cost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +39,6 @@ class Model:
 
     name: str
     series: tuple[Series, ...]
-
-
-def cost_of(entry: Entry, cost: str) -> float | None:
-    """Return seconds a step for `time`, recomputed operations for `flops`; None where not measured."""
-    if cost == "time":
-        return entry.step.median if entry.step else None
-    recompute: float | None = entry.cells["recompute_flops"]
-    return recompute
 
 
 def models_of(sources: Sequence[Path]) -> tuple[Model, ...]:
@@ -83,8 +50,12 @@ def models_of(sources: Sequence[Path]) -> tuple[Model, ...]:
     """
     found: dict[str, list[Series]] = {}
     for label, source in zip(_labels(sources), sources, strict=True):
-        for (model, where), members in _by_model(source).items():
-            found.setdefault(model, []).append(Series(label=f"{label} · {where}", entries=tuple(members)))
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in Run(source).rows.values():
+            model, _, device, dtype = row.key
+            groups.setdefault((model, f"{device}, {dtype}"), []).append(row)
+        for (model, where), rows in groups.items():
+            found.setdefault(model, []).append(Series(label=f"{label} · {where}", rows=tuple(rows)))
     return tuple(Model(name=name, series=_short(series)) for name, series in found.items())
 
 
@@ -99,31 +70,7 @@ def _labels(sources: Sequence[Path]) -> Iterator[str]:
 
 def _short(series: Sequence[Series]) -> tuple[Series, ...]:
     """Leave the run out of the labels where the model is of one run."""
-    runs = {entry.label.partition(" · ")[0] for entry in series}
-    if len(runs) > 1:
+    parts = [one.label.partition(" · ") for one in series]
+    if len({run for run, _, _ in parts}) > 1:
         return tuple(series)
-    return tuple(Series(label=one.label.partition(" · ")[2], entries=one.entries) for one in series)
-
-
-def _by_model(source: Path) -> Mapping[tuple[str, str], list[Entry]]:
-    groups: dict[tuple[str, str], list[tuple[Cells, Measurement | None]]] = {}
-    for cells, record in _rows(source):
-        groups.setdefault((cells["model"], f"{cells['device']}, {cells['dtype']}"), []).append((cells, record))
-    return {key: list(_entries(members)) for key, members in groups.items()}
-
-
-def _rows(source: Path) -> Iterable[tuple[Cells, Measurement | None]]:
-    """Read a folder's records, or where there are none its CSV."""
-    if not (source / RECORDS).exists():
-        return [(cells, None) for cells in read_run(source).rows.values()]
-    rows = rows_of(read_measurements(source))
-    if not rows:
-        raise CannotJudgeError(f"{source} holds no rows: nothing was measured")
-    by_key: Mapping[Key, Measurement] = {row.case.key: row.case for row in rows}
-    return [({column.name: column.value(row) for column in COLUMNS}, by_key[row.case.key]) for row in rows]
-
-
-def _entries(rows: Sequence[tuple[Cells, Measurement | None]]) -> Iterator[Entry]:
-    plain = next((cells["step_median_s"] for cells, _ in rows if cells["placement"] == PLAIN), None)
-    for cells, record in rows:
-        yield Entry(cells=cells, record=record, step=step_time(cells, plain))
+    return tuple(replace(one, label=where) for one, (_, _, where) in zip(series, parts, strict=True))

@@ -8,7 +8,8 @@ from typing import Any
 
 from rematbench.records.columns import COLUMNS
 from rematbench.records.measurement import Status
-from rematbench.reporting.gathering import Entry, Model, Series
+from rematbench.records.run import Row
+from rematbench.reporting.gathering import Model, Series
 from rematbench.units import format_bytes, format_flops, format_percent, format_ratio, format_seconds
 
 _MARKS = {"bitwise": "✓", "equal": "✓", "noise": "≈", "close": "≈", "different": "✗"}
@@ -64,26 +65,25 @@ def lines(models: Sequence[Model]) -> Iterator[Line]:
     """Yield the rows of the table, in the order of the figures' rows."""
     for model in models:
         for series in model.series:
-            cost = "time" if any(entry.step for entry in series.entries) else "flops"
-            kept = series.frontier(cost)
-            yield from (_line(entry, series, entry.cells["placement"] in kept) for entry in series.entries)
+            kept = series.frontier(series.cost)
+            yield from (_line(row, series, row.cells["placement"] in kept) for row in series.rows)
 
 
-def _line(entry: Entry, series: Series, kept: bool) -> Line:
-    failed = entry.cells["status"] != Status.OK
-    known = entry.fits_a_plot and (entry.step is not None or entry.cells["recompute_flops"] is not None)
-    return Line(cells=tuple(_cells(entry, series)), dominated=known and not kept, failed=failed)
+def _line(row: Row, series: Series, kept: bool) -> Line:
+    failed = row.cells["status"] != Status.OK
+    known = row.fits_a_plot and (row.step_s is not None or row.cells["recompute_flops"] is not None)
+    return Line(cells=tuple(_cells(row, series)), dominated=known and not kept, failed=failed)
 
 
-def _cells(entry: Entry, series: Series) -> Iterator[Cell]:
-    cells = entry.cells
+def _cells(row: Row, series: Series) -> Iterator[Cell]:
+    cells = row.cells
     saved = 1 - cells["peak_ratio"] if cells["peak_ratio"] is not None else None
     yield Cell(text=cells["model"], key=cells["model"])
     yield Cell(text=series.label, key=series.label)
     yield Cell(text=cells["placement"], key=cells["placement"])
     yield _number(cells["peak_bytes"], format_bytes)
     yield _number(saved, format_percent)
-    yield _number(entry.step.median if entry.step else None, format_seconds)
+    yield _number(row.step_s.median if row.step_s else None, format_seconds)
     yield _number(cells["step_ratio"], format_ratio)
     yield _interval(cells["step_ratio_low"], cells["step_ratio_high"])
     yield _number(cells["recompute_flops"], format_flops)
@@ -116,12 +116,10 @@ def _text(text: str | None) -> Cell:
 
 def environments(models: Sequence[Model]) -> list[tuple[str, str]]:
     """Return what each series was measured under, one line a series, each told once."""
-    return list(
-        dict.fromkeys((series.label, _environment(series.entries)) for model in models for series in model.series)
-    )
+    return list(dict.fromkeys((series.label, _environment(series.rows)) for model in models for series in model.series))
 
 
-def _environment(entries: Sequence[Entry]) -> str:
+def _environment(rows: Sequence[Row]) -> str:
     columns = ("suite", "torch", "python", "device_name", "threads", "commit", "memory_meter")
-    values = {name: dict.fromkeys(str(entry.cells[name]) for entry in entries if entry.cells[name]) for name in columns}
+    values = {name: dict.fromkeys(str(row.cells[name]) for row in rows if row.cells[name]) for name in columns}
     return " · ".join(f"{name.replace('_', ' ')}: {', '.join(found)}" for name, found in values.items() if found)

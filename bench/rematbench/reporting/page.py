@@ -43,7 +43,7 @@ def page(models: Sequence[Model]) -> str:
         trim_blocks=True,
     )
     return environment.get_template("page.html").render(
-        title=", ".join(dict.fromkeys(str(entry.cells["suite"]) for entry in models[0].series[0].entries)),
+        title=", ".join(dict.fromkeys(str(row.cells["suite"]) for row in models[0].series[0].rows)),
         models=[{"name": model.name, "words": answers(model), "series": model.series} for model in models],
         headings=HEADINGS,
         lines=list(lines(models)),

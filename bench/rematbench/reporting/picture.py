@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rematbench.errors import StorageError
-from rematbench.placement.placement import PLAIN
-from rematbench.records.run import CannotJudgeError
-from rematbench.reporting.gathering import Entry, Model, Series
+from rematbench.records.run import CannotJudgeError, Row
+from rematbench.records.statistics import Interval
+from rematbench.reporting.gathering import Model, Series
+from rematbench.units import BYTES, SECONDS, unit_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's, which colour-blind readers tell apart; series differ by symbol too."""
 
 _SYMBOLS = "osD^Pp"
-_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
 
 
 def write_picture(model: Model, out: Path) -> None:
@@ -51,19 +51,22 @@ def trade(model: Model) -> Figure:
     Raises:
         CannotJudgeError: no placement has both a peak and a time.
     """
-    drawn = [entry for series in model.series for entry in _drawn(series)]
+    drawn = [point for series in model.series for point in _drawn(series)]
     if not drawn:
         raise CannotJudgeError(f"no placement of {model.name} has both a peak and a time: there is nothing to draw")
-    highest = max(_peak(entry) for entry in drawn)
-    factor, unit = next(step for step in _UNITS if highest >= step[0] or step[0] == 1)
+    highest = max(peak for _, peak, _ in drawn)
+    times = [step.median for _, _, step in drawn]
+    (size, size_unit), (second, time_unit) = unit_of(highest, BYTES), unit_of(max(times), SECONDS)
     figure = Figure(figsize=(7, 4.3), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="step time (ms)", ylabel=f"peak above the step's start ({unit})")
+    axes = figure.add_subplot(xlabel=f"step time ({time_unit})", ylabel=f"peak above the step's start ({size_unit})")
     for place, series in enumerate(model.series):
-        _draw(axes, series, factor, place)
+        _draw(axes, series, place, size, second)
     axes.set_title(_literal(model.name), loc="left")
-    axes.set_ylim(bottom=0, top=1.15 * highest / factor)
-    axes.set_xlim(*_across([_ms(entry)[0] for entry in drawn]))
+    axes.set_ylim(bottom=0, top=1.15 * highest / size)
+    # about the medians, not the intervals' ends: one noisy interval would squeeze all the others
+    room = 0.2 * (max(times) - min(times)) or 0.2 * max(times)
+    axes.set_xlim(max(min(times) - room, 0) / second, (max(times) + 1.5 * room) / second)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
@@ -72,48 +75,33 @@ def trade(model: Model) -> Figure:
     return figure
 
 
-def _across(times: list[float]) -> tuple[float, float]:
-    """Return the ends of the time axis: about the medians, for one noisy interval would squeeze them all."""
-    room = 0.2 * (max(times) - min(times)) or 0.2 * max(times)
-    return max(min(times) - room, 0), max(times) + 1.5 * room
+def _drawn(series: Series) -> list[tuple[Row, int, Interval]]:
+    """Return the rows that have a peak and a step time, with both."""
+    return [(row, row.cells["peak_bytes"], step) for row in series.rows if row.fits_a_plot and (step := row.step_s)]
 
 
-def _drawn(series: Series) -> list[Entry]:
-    return [entry for entry in series.entries if entry.fits_a_plot and entry.step]
-
-
-def _peak(entry: Entry) -> int:
-    peak: int = entry.cells["peak_bytes"]
-    return peak
-
-
-def _ms(entry: Entry) -> tuple[float, float, float]:
-    assert entry.step is not None
-    low = entry.step.median if entry.step.low is None else entry.step.low
-    high = entry.step.median if entry.step.high is None else entry.step.high
-    return 1e3 * entry.step.median, 1e3 * low, 1e3 * high
-
-
-def _draw(axes: Axes, series: Series, factor: int, place: int) -> None:
-    colour, kept = COLOURS[place % len(COLOURS)], series.frontier("time")
-    line = sorted((entry for entry in _drawn(series) if entry.cells["placement"] in kept), key=_peak)
-    axes.plot([_ms(entry)[0] for entry in line], [_peak(entry) / factor for entry in line], color=colour, lw=1.2)
-    for number, entry in enumerate(_drawn(series)):
-        name, (median, low, high), peak = entry.cells["placement"], _ms(entry), _peak(entry) / factor
-        shown = name in kept or name == PLAIN
+def _draw(axes: Axes, series: Series, place: int, size: float, second: float) -> None:
+    """Draw a series, the sizes and times divided by their units."""
+    colour, kept, points = COLOURS[place % len(COLOURS)], series.frontier("time"), _drawn(series)
+    line = sorted((peak, step.median) for row, peak, step in points if row.name in kept)
+    axes.plot([time / second for _, time in line], [peak / size for peak, _ in line], color=colour, lw=1.2)
+    for number, (row, peak, step) in enumerate(points):
+        shown = row.name in kept or row.is_plain
+        low, high = (step.median if end is None else end for end in (step.low, step.high))
         axes.errorbar(
-            median,
-            peak,
-            xerr=[[max(median - low, 0)], [max(high - median, 0)]],
-            fmt="*" if name == PLAIN else _SYMBOLS[place % len(_SYMBOLS)],
-            ms=12 if name == PLAIN else 7,
+            step.median / second,
+            peak / size,
+            xerr=[[max(step.median - low, 0) / second], [max(high - step.median, 0) / second]],
+            fmt="*" if row.is_plain else _SYMBOLS[place % len(_SYMBOLS)],
+            ms=12 if row.is_plain else 7,
             color=colour,
             alpha=1 if shown else 0.35,
             elinewidth=1,
             label=_literal(series.label) if number == 0 else None,
         )
         if shown:
-            axes.annotate(_literal(name), (median, peak), xytext=(7, 6), textcoords="offset points", fontsize=9)
+            at = (step.median / second, peak / size)
+            axes.annotate(_literal(row.name), at, xytext=(7, 6), textcoords="offset points", fontsize=9)
 
 
 def _literal(text: str) -> str:

@@ -4,62 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rematbench.records.columns import Row
-from rematbench.records.measurement import PlanFacts, PlanPoint
-from rematbench.records.statistics import Interval, step_ratio
-from rematbench.units import format_bytes, format_flops, format_percent, format_ratio, format_seconds
+from rematbench.records.measurement import PlanFacts
+from rematbench.records.run import Row
+from rematbench.records.statistics import Interval
+from rematbench.units import (
+    format_bytes,
+    format_flops,
+    format_interval,
+    format_number,
+    format_percent,
+    format_ratio,
+    format_seconds,
+)
 
 
 def explanation(row: Row) -> list[str]:
     """Return what there is to say of a row that a planner made; nothing of any other."""
-    facts, memory = row.case.plan, row.case.memory
-    if facts is None or memory is None:
+    facts = row.measurement.plan if row.measurement else None
+    if facts is None or row.cells["peak_bytes"] is None:
         return []
-    return [*_result(row, facts, memory.peak_bytes, memory.static_bytes), *_around(facts), *_bounds(facts)]
+    return [*_result(row, facts), *_around(facts), *_bounds(facts)]
 
 
-def _result(row: Row, facts: PlanFacts, peak: int, static: int) -> Iterator[str]:
-    count = len(row.case.regions.regions) if row.case.regions else 0
+def _result(row: Row, facts: PlanFacts) -> Iterator[str]:
+    cells = row.cells
+    regions = row.measurement.regions if row.measurement else None
     yield (
-        f"{row.case.model} · {row.case.placement}: {count} regions; the step peaks at {format_bytes(peak)} of a budget "
-        f"of {format_bytes(facts.budget_bytes)} (predicted {format_bytes(facts.predicted_peak_bytes)}), "
-        f"{format_bytes(peak + static)} with what is there before it"
+        f"{cells['model']} · {row.name}: {len(regions.regions) if regions else 0} regions; the step peaks at "
+        f"{format_bytes(cells['peak_bytes'])} of a budget of {format_bytes(facts.budget_bytes)} (predicted "
+        f"{format_bytes(facts.predicted_peak_bytes)}), {format_bytes(cells['peak_bytes'] + cells['static_bytes'])} "
+        "with what is there before it"
     )
     cost = f"recomputes {_cost(facts, facts.predicted_cost)}, {_share(facts, facts.predicted_cost)} of a forward"
-    timing, flops = row.case.timing, row.case.flops
-    if timing and timing.plain_s:
-        ratio = step_ratio(timing)
+    if row.step_ratio:
         predicted = f" (predicted {format_ratio(facts.predicted_ratio)})" if facts.predicted_ratio else ""
-        cost += f"; takes {format_ratio(ratio.median)}{_ends(ratio)} the plain step{predicted}"
-    if flops and flops.recompute is not None:
-        cost += f"; {format_flops(flops.recompute)} recomputed as measured"
+        cost += f"; takes {_interval(row.step_ratio)} the plain step{predicted}"
+    if cells["recompute_flops"] is not None:
+        cost += f"; {format_flops(cells['recompute_flops'])} recomputed as measured"
     yield cost
-    if row.peer_peak_ratio is not None:
-        against = f"against {facts.budget_of}: {format_ratio(row.peer_peak_ratio)} its peak"
-        if (paired := row.peer_step_ratio) is not None:
-            against += f", {format_ratio(paired.median)}{_ends(paired)} its step"
-        yield against
+    if cells["peer_peak_ratio"] is not None:
+        step = f", {_interval(row.target_step_ratio)} its step" if row.target_step_ratio else ""
+        yield f"against {facts.budget_of}: {format_ratio(cells['peer_peak_ratio'])} its peak{step}"
 
 
-def _ends(ratio: Interval) -> str:
-    return f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.low is not None and ratio.high is not None else ""
+def _interval(ratio: Interval) -> str:
+    return format_interval(ratio.median, ratio.low, ratio.high)
 
 
 def _around(facts: PlanFacts) -> Iterator[str]:
+    """Say what the next points of the frontier would cost, for each MiB between them and this one."""
     for word, point in (("less", facts.below), ("more", facts.above)):
         if point is not None:
-            yield f"next point with {word} memory: {_neighbour(facts, point)}"
-
-
-def _neighbour(facts: PlanFacts, point: PlanPoint) -> str:
-    bytes_apart = abs(point.predicted_peak_bytes - facts.predicted_peak_bytes)
-    apart = abs(point.predicted_cost - facts.predicted_cost)
-    price = apart / max(bytes_apart / 2**20, 1e-9)
-    each = f"{1e3 * price:.3g} ms" if facts.minimise == "time" else format_flops(round(price))
-    return (
-        f"{format_bytes(point.predicted_peak_bytes)}, recomputing {_cost(facts, point.predicted_cost)} "
-        f"({each} for each MiB)"
-    )
+            mib_apart = abs(point.predicted_peak_bytes - facts.predicted_peak_bytes) / 2**20
+            price = abs(point.predicted_cost - facts.predicted_cost) / max(mib_apart, 1e-9)
+            each = f"{format_number(1e3 * price)} ms" if facts.minimise == "time" else format_flops(round(price))
+            yield (
+                f"next point with {word} memory: {format_bytes(point.predicted_peak_bytes)}, recomputing "
+                f"{_cost(facts, point.predicted_cost)} ({each} for each MiB)"
+            )
 
 
 def _bounds(facts: PlanFacts) -> Iterator[str]:

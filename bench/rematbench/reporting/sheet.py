@@ -1,14 +1,25 @@
-"""A table ready to be written: as text, Markdown, CSV or JSON. tabulate draws the first two."""
+"""A table ready to be written: as text, Markdown, LaTeX, CSV or JSON. tabulate draws the first three."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tabulate import tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
+
+_LATEX = {
+    "[": "{[}",  # at the start of a row it would be the optional argument of the `\\` before it
+    "*": "{*}",  # and this its star
+    "|": r"\textbar{}",
+    "→": r"\ensuremath{\rightarrow}",
+    "×": r"\ensuremath{\times}",
+    "µ": r"\ensuremath{\mu}",
+}
+"""What tabulate leaves as it is and pdfLaTeX reads or sets as something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +45,33 @@ class Sheet:
         table = tabulate(rows, headers=header, tablefmt="pipe", colalign=self._alignment(), disable_numparse=True)
         return "\n\n".join([f"#### {escaped(self.title)}", table, *(escaped(note) for note in self.notes)])
 
+    def to_latex(self) -> str:
+        """Write it as a `table` of LaTeX for the package booktabs, its title the caption; every name is escaped.
+
+        Letters outside ASCII, which only names can bring in, are for LaTeX to know.
+        """
+        header, *rows = [[" ".join(cell.split()) for cell in row] for row in (self.header, *self.rows)]
+        table = tabulate(
+            rows, headers=header, tablefmt="latex_booktabs", colalign=self._alignment(), disable_numparse=True
+        )
+        title, *notes = [
+            "".join(LATEX_ESCAPE_RULES.get(one, one) for one in " ".join(text.split()))
+            for text in (self.title, *self.notes)
+        ]
+        latex = "\n".join(
+            [
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{title}}}",
+                *([table] if rows else []),  # without rows it would be a tabular of no columns, which is an error
+                *(rf"\par\footnotesize {note}" for note in notes),
+                r"\end{table}",
+            ]
+        )
+        for text, command in _LATEX.items():
+            latex = latex.replace(text, command)
+        return re.sub("-(?=-)", "-{}", latex)  # two in a row would be set as a dash
+
     def _alignment(self) -> tuple[str, ...] | None:
         """Put columns of numbers to the right."""
         columns = zip(*self.rows, strict=True)
@@ -49,6 +87,11 @@ def escaped(text: str) -> str:
     for character in "\\`*_[]|<>&~":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
+
+
+def to_latex(sheets: Iterable[Sheet]) -> str:
+    """Write sheets as tables of LaTeX; what they need stands above them as a comment."""
+    return "\n\n".join([r"% \usepackage{booktabs}", *(sheet.to_latex() for sheet in sheets)]) + "\n"
 
 
 def to_csv(sheets: Iterable[Sheet]) -> str:

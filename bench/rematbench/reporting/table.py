@@ -10,13 +10,12 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from rematbench.records.columns import Row
 from rematbench.records.frontier import dominated
-from rematbench.records.measurement import Status
-from rematbench.records.statistics import step_median_s, step_ratio
-from rematbench.units import format_flops, format_mib, format_percent, format_ratio, format_seconds
+from rematbench.records.run import Row
+from rematbench.reporting.texts import TEXTS, heading_of
 
-HEADER = ("placement", "peak MiB", "saved", "step", "ratio", "95 % interval", "recompute", "gradients", "buffers")
+_SHOWN = ("placement", "peak_mib", "saved", "step", "ratio", "interval", "recompute", "gradients", "buffers")
+HEADER = tuple(map(heading_of, _SHOWN))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,47 +38,22 @@ class ModelTable:
 
 def model_tables(rows: Iterable[Row]) -> Iterator[ModelTable]:
     """Make a table for each model and device, in the order they were run."""
-    for (model, device), group in groupby(rows, key=lambda row: (row.case.model, row.case.device)):
+    for (model, device), group in groupby(rows, key=lambda row: (row.cells["model"], row.cells["device"])):
         members = list(group)
         behind = dominated(members)
         yield ModelTable(
             title=f"{model} on {device}",
-            lines=tuple(_line(row, row.case.placement in behind) for row in members),
-            notes=tuple(f"{row.case.placement}: {row.case.message}" for row in members if row.case.message),
+            lines=tuple(_line(row, row.name in behind) for row in members),
+            notes=tuple(f"{row.name}: {row.cells['message']}" for row in members if row.cells["message"]),
         )
 
 
 def _line(row: Row, behind: bool) -> Line:
-    if row.case.status is not Status.OK:
-        cells = (row.case.placement, *_memory_cells(row), str(row.case.status), *("" for _ in range(5)))
-        return Line(cells=cells, failed=True)
-    cells = (row.case.placement, *_memory_cells(row), *_time_cells(row), *_equality_cells(row))
-    return Line(cells=cells, dominated=behind)
-
-
-def _memory_cells(row: Row) -> tuple[str, str]:
-    if row.case.memory is None:
-        return "", ""
-    saved = format_percent(1 - row.peak_ratio) if row.peak_ratio is not None else ""
-    return format_mib(row.case.memory.peak_bytes), saved
-
-
-def _time_cells(row: Row) -> tuple[str, str, str]:
-    timing = row.case.timing
-    if timing is None:
-        return "", "", ""
-    step = format_seconds(step_median_s(timing))
-    if not timing.plain_s:
-        return step, "", ""
-    ratio = step_ratio(timing)
-    interval = f"{ratio.low:.2f}-{ratio.high:.2f}" if ratio.low is not None and ratio.high is not None else ""
-    return step, format_ratio(ratio.median), interval
-
-
-def _equality_cells(row: Row) -> tuple[str, str, str]:
-    flops, equality = row.case.flops, row.case.equality
-    recompute = format_flops(flops.recompute) if flops and flops.recompute is not None else ""
-    return recompute, equality.gradients if equality else "", equality.buffers if equality else ""
+    cells = tuple(TEXTS[name](row) for name in _SHOWN)
+    if row.is_ok:
+        return Line(cells=cells, dominated=behind)
+    # of a row that failed the memory that was measured stands, and its status where the numbers it lacks would begin
+    return Line(cells=(*cells[:3], str(row.cells["status"]), *("" for _ in cells[4:])), failed=True)
 
 
 def rich_table(table: ModelTable) -> Table:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rematbench.reporting.gathering import Entry, Series, cost_of
+from rematbench.records.run import Cost
+from rematbench.reporting.gathering import Series
 from rematbench.units import format_bytes, format_flops, format_seconds
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -17,13 +18,19 @@ def plot(series: Series, width: int = 64, height: int = 14) -> str:
 
     Where nothing was timed, the cost is the recomputed operations. With fewer than two to draw it is a sentence.
     """
-    cost = "time" if any(entry.step for entry in series.entries) else "flops"
-    drawn = [entry for entry in series.entries if entry.fits_a_plot and cost_of(entry, cost) is not None]
-    drawn = drawn[: len(_LETTERS)]
-    if len(drawn) < 2:
+    cost = series.cost
+    placed = [(row, found) for row in series.rows if row.fits_a_plot and (found := row.cost(cost)) is not None]
+    placed = placed[: len(_LETTERS)]
+    if len(placed) < 2:
         return "there are no two placements with a peak and a cost: nothing to draw"
-    points = [(cost_of(entry, cost) or 0.0, float(entry.cells["peak_bytes"])) for entry in drawn]
-    return "\n".join([*_framed(_grid(points, width, height), points, cost), *_key(drawn, series.frontier(cost))])
+    points = [(found, float(row.cells["peak_bytes"])) for row, found in placed]
+    kept = series.frontier(cost)
+    key = [
+        f"{letter} {row.name if row.name in kept else f'({row.name})'}"
+        for letter, (row, _) in zip(_LETTERS, placed, strict=False)
+    ]
+    lines = ["  ".join(key[start : start + 4]) for start in range(0, len(key), 4)]
+    return "\n".join([*_framed(_grid(points, width, height), points, cost), *lines])
 
 
 def _grid(points: Sequence[tuple[float, float]], width: int, height: int) -> list[str]:
@@ -40,7 +47,7 @@ def _places(values: Sequence[float], count: int) -> list[int]:
     return [round((value - low) / (high - low) * (count - 1)) if high > low else 0 for value in values]
 
 
-def _framed(grid: Sequence[str], points: Sequence[tuple[float, float]], cost: str) -> list[str]:
+def _framed(grid: Sequence[str], points: Sequence[tuple[float, float]], cost: Cost) -> list[str]:
     """Label the ends of both axes."""
     ends = [format_bytes(int(edge([y for _, y in points]))) for edge in (max, min)]
     labels = [ends[0], *("" for _ in grid[2:]), ends[1]]
@@ -53,12 +60,3 @@ def _framed(grid: Sequence[str], points: Sequence[tuple[float, float]], cost: st
     what = "step time" if cost == "time" else "recomputed"
     axis = f"{left}{what:^{len(grid[0]) - len(left) - len(right)}}{right}"
     return ["peak", *body, f"{'':>{room}} └{'─' * len(grid[0])}", f"{'':>{room}}  {axis}"]
-
-
-def _key(drawn: Sequence[Entry], kept: set[str]) -> list[str]:
-    """Name the letters, a few a line."""
-    names = [entry.cells["placement"] for entry in drawn]
-    entries = [
-        f"{letter} {name if name in kept else f'({name})'}" for letter, name in zip(_LETTERS, names, strict=False)
-    ]
-    return ["  ".join(entries[start : start + 4]) for start in range(0, len(entries), 4)]

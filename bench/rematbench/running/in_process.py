@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rematbench.loading import importable
+from rematbench.loading import user_imports
 from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline
 from rematbench.suite.suite import Job
@@ -40,7 +40,7 @@ def ready_step(job: Job) -> Iterator[ReadyStep]:
     """
     device = find_device(job.device)
     settings = job.settings
-    with _as_found(device, settings.threads), importable(job.model.root):
+    with _as_found(device, settings.threads), user_imports(job.model.root, job.model.reference):
         dtype = getattr(torch, settings.dtype)
         workload = build(job.model, device, dtype=dtype, seed=settings.seed, optimizer=settings.optimizer)
         finish = clock_for(device)  # reading it waits for a GPU

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from rematbench.errors import RematbenchError, SuiteError, unknown
 from rematbench.placement.placement import PLAIN, first_problem
-from rematbench.records.columns import COLUMNS, Row, rows_of
+from rematbench.records.columns import Cells
 from rematbench.records.inspection import Inspection
-from rematbench.records.measurement import Memory, Status
-from rematbench.records.run import MARGIN, Cells, Key, Run, key_of
+from rematbench.records.measurement import Memory
+from rematbench.records.run import Key, Row, Run, key_of, rows_of
 from rematbench.records.store import Store
 from rematbench.running.malloc import keeping
 from rematbench.running.process import Worker
@@ -70,7 +70,7 @@ class MeasuredCase:
     @property
     def run(self) -> Run:
         """The case as a run of one row."""
-        return Run(source=Path(), rows={self.key: self.cells})
+        return Run(Path(), [Row(cells=self.cells)])
 
 
 def single_suite(model: str, placement: str, settings: Mapping[str, Any], name: str | None = None) -> Suite:
@@ -138,16 +138,13 @@ def run_aside(suite: Suite, root: Path) -> Iterator[Store]:
 
 
 def _case(suite: Suite, store: Store) -> MeasuredCase:
-    rows = {row.case.placement: row for row in rows_of(store.measurements)}
+    rows = {row.name: row for row in rows_of(store.measurements)}
     row, plain = rows[suite.placements[-1].name], rows[PLAIN]
-    if row.case.status is not Status.OK or row.case.memory is None:
-        sentence = f"{row.case.model} · {row.case.placement} is {row.case.status}: {row.case.message}"
+    memory = row.measurement.memory if row.measurement else None
+    if not row.is_ok or memory is None:
+        sentence = "{model} · {placement} is {status}: {message}".format(**row.cells)
         raise CaseFailedError("\n".join([sentence, *_output(store.folder / LOG)]))
-    return MeasuredCase(definition=suite, cells=_cells(row), memory=row.case.memory, plain=_cells(plain))
-
-
-def _cells(row: Row) -> Cells:
-    return {column.name: column.value(row) for column in COLUMNS} | {MARGIN: None}
+    return MeasuredCase(definition=suite, cells=row.cells, memory=memory, plain=plain.cells)
 
 
 def _output(log: Path) -> list[str]:

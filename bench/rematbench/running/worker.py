@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,13 +25,13 @@ from typing import TextIO
 import torch
 
 from rematbench.errors import PlacementError, RematbenchError
-from rematbench.inspecting.caches import remarks_on
+from rematbench.inspecting.caches import cache_warnings
 from rematbench.inspecting.inspect import inspect
 from rematbench.inspecting.structure import structure_of
-from rematbench.loading import importable
-from rematbench.measuring.memory import meter_for, self_test
+from rematbench.loading import user_imports
+from rematbench.measuring.meter import meter_for, self_test
 from rematbench.measuring.resident import resident_growth
-from rematbench.measuring.session import Findings, Session
+from rematbench.measuring.session import Session, UntimedMeasurement
 from rematbench.measuring.timing import schedule
 from rematbench.placement.goal import Goal
 from rematbench.placement.placement import PLAIN, Placement
@@ -124,7 +124,7 @@ def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: 
     """
     if isinstance(order, ProbeOrder):
         return _probe(order, say)
-    with _user_imports(order.job):
+    with user_imports(order.job.model.root, order.job.model.reference):
         return _Work(order.job, say).run(order)
 
 
@@ -139,17 +139,6 @@ def _probe(order: ProbeOrder, say: Say) -> None:
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _user_imports(job: Job) -> Iterator[None]:
-    """Let the user's code import what stands in the root folder and, as for a script, beside the model's own file."""
-    root, file = job.model.root, job.model.reference.partition(":")[0]
-    with ExitStack() as folders:
-        if file.endswith(".py"):
-            folders.enter_context(importable((root / file).parent))
-        folders.enter_context(importable(root))
-        yield
 
 
 class _Work:
@@ -256,7 +245,7 @@ class _Work:
             device=self._job.device,
             dtype=self._settings.dtype,
             status=Status.OK if finite else Status.ERROR,
-            message="; ".join([*_remarks(findings), *(remarks_on(self._session) if name == PLAIN else ())]),
+            message="; ".join([*_remarks(findings), *(cache_warnings(self._session) if name == PLAIN else ())]),
             regions=placement,
             checkpointed_blocks=findings.blocks,
             memory=findings.memory,
@@ -308,7 +297,7 @@ class _Work:
             self._say(Resident(placement=name, resident_bytes=grown))
 
 
-def _remarks(findings: Findings) -> Iterator[str]:
+def _remarks(findings: UntimedMeasurement) -> Iterator[str]:
     if not math.isfinite(findings.loss):
         yield f"the loss is {findings.loss}: neither gradients nor times of such a step mean anything"
     if not findings.memory.repeatable:

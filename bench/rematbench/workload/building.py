@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from rematbench.errors import ModelError
 from rematbench.loading import load_attribute
 from rematbench.suite.model_ref import ModelRef
+from rematbench.torch_internals import pytree, storage_key
 from rematbench.workload.step import Batch, Workload, batch_tensors
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -78,7 +78,7 @@ def static_bytes(workload: Workload) -> int:
         *batch_tensors(workload.batch).values(),
         *(optimizer_tensors(workload.optimizer) if workload.optimizer else ()),
     ]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    storages = {storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from rematbench.errors import ModelError
+from rematbench.torch_internals import pytree
 from rematbench.traces.timeline import Phase
 
 Batch = tuple[Any, ...] | Mapping[str, Any]

@@ -1,3 +1,3 @@
 """A user's own file that happens to be called as our package is: nothing of ours may run it."""
 
-raise RuntimeError("the user's bench.py was run in place of rematbench's own package")
+raise RuntimeError("the user's rematbench.py was run in place of our package")

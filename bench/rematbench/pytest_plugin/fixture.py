@@ -1,27 +1,21 @@
-"""A pytest plugin, opt-in by `-p rematbench.pytest_plugin`: memory held inside a user's own tests.
-
-    @pytest.mark.checkpoint_memory(limit="1.2 GiB")
-    def test_memory(remat):
-        case = remat("net.py:build", placement="each")
-        assert case.gradients == "bitwise"
-        remat.check(case)
+"""What the fixture `remat` gives.
 
 Nothing here imports torch: models are measured in worker processes, but for `remat.benchmark`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from rematbench.errors import RematbenchError
+from rematbench.pytest_plugin import CASES, MARKER, NOTES, fail
 from rematbench.records.baseline import baseline_csv, with_row
 from rematbench.records.gate import EXIT_CODES, Margins, judge
-from rematbench.records.run import Key, Run, read_run
+from rematbench.records.run import Key, Run
 from rematbench.records.store import write_whole
 from rematbench.running.single import MeasuredCase, measure_single, single_suite
 from rematbench.suite.suite import Device, Suite
@@ -29,7 +23,6 @@ from rematbench.units import format_bytes, parse_bytes
 
 BENCHMARK_ROUNDS = 20
 JUDGED = ("peak_bytes", "recompute_flops", "gradients", "buffers")
-MARKER = "checkpoint_memory"
 UPDATE = "pytest --remat-update"
 
 
@@ -40,59 +33,13 @@ class _Memo:
     Attributes:
         cases: measured, or why not, by their suite in JSON.
         checked: what was judged of each row, by key.
-        notes: lines for the end of the session.
     """
 
-    cases: dict[str, MeasuredCase | RematbenchError]
-    checked: dict[Key, tuple[Any, ...]]
-    notes: list[str]
+    cases: dict[str, MeasuredCase | RematbenchError] = field(default_factory=dict)
+    checked: dict[Key, tuple[Any, ...]] = field(default_factory=dict)
 
 
 _MEMO = pytest.StashKey[_Memo]()
-_CASES = pytest.StashKey[list[MeasuredCase]]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--remat-update` and the ini option `remat_baseline`."""
-    group = parser.getgroup("remat", "memory of activation checkpointing (rematbench)")
-    group.addoption("--remat-update", action="store_true", help="write what remat.check checks to the baseline")
-    parser.addini("remat_baseline", "the baseline's CSV, from the rootdir", default="remat-baseline.csv")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
-    config.addinivalue_line("markers", f"{MARKER}(limit): the most that any case measured in the test may peak at")
-    config.stash[_MEMO] = _Memo(cases={}, checked={}, notes=[])
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Fail a test that passed but measured a case above its limit, or none at all."""
-    marker = item.get_closest_marker(MARKER)
-    limit = _limit(marker) if marker else None
-    yield
-    if limit is None:
-        return
-    cases = item.stash.get(_CASES, [])
-    if not cases:
-        _fail(f"{MARKER} limits what remat(...) measures, and this test measured nothing")
-    over = [_breakdown(case, limit) for case in cases if case.memory.peak_bytes > limit]
-    if over:
-        _fail("\n".join(over))
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say which rows of the baseline were written, and which are better than it."""
-    if notes := config.stash[_MEMO].notes:
-        terminalreporter.section("remat")
-        for note in notes:
-            terminalreporter.line(note)
-
-
-@pytest.fixture
-def remat(request: pytest.FixtureRequest) -> Remat:
-    """Measure a model under a placement: `case = remat("net.py:build", placement="each")`."""
-    return Remat(request)
 
 
 class Remat:
@@ -102,7 +49,8 @@ class Remat:
         self._request = request
         self._config = request.config
         self._root = request.config.rootpath
-        self._memo = request.config.stash[_MEMO]
+        self._memo = request.config.stash.setdefault(_MEMO, _Memo())
+        self._notes = request.config.stash.setdefault(NOTES, [])
 
     def __call__(
         self, model: str, placement: str = "each", *, name: str | None = None, device: str = "cpu", **settings: Any
@@ -129,7 +77,7 @@ class Remat:
             case = self._measured(suite)
         except RematbenchError as error:
             raise error.with_traceback(None) from None  # the sentence says it all
-        self._request.node.stash.setdefault(_CASES, []).append(case)
+        self._request.node.stash.setdefault(CASES, []).append(case)
         return case
 
     def check(self, case: MeasuredCase) -> None:
@@ -141,13 +89,13 @@ class Remat:
         self._refuse_twins(case)
         path = self._root / self._config.getini("remat_baseline")
         try:
-            baseline = read_run(path) if path.exists() else None
+            baseline = Run(path) if path.exists() else None
             if self._config.getoption("remat_update"):
                 self._update(path, baseline, case)
             else:
                 self._judge(path, baseline, case)
         except RematbenchError as error:
-            _fail(str(error))
+            fail(str(error))
 
     def benchmark(
         self, model: str, placement: str = "each", *, rounds: int = BENCHMARK_ROUNDS, **options: Any
@@ -197,49 +145,44 @@ class Remat:
         __tracebackhide__ = True
         judged = tuple(case.cells[column] for column in JUDGED)
         if self._memo.checked.setdefault(case.key, judged) != judged:
-            _fail(f"two cases that differ share the row {case.title}: tell them apart by remat(..., name='...')")
+            fail(f"two cases that differ share the row {case.title}: tell them apart by remat(..., name='...')")
 
     def _update(self, path: Path, baseline: Run | None, case: MeasuredCase) -> None:
         write_whole(path, baseline_csv(with_row(baseline, case.run), baseline))
-        self._memo.notes.append(f"{case.title} written to {path.name}: peak {case.memory.peak_bytes:,} bytes")
+        self._notes.append(f"{case.title} written to {path.name}: peak {case.memory.peak_bytes:,} bytes")
 
     def _judge(self, path: Path, baseline: Run | None, case: MeasuredCase) -> None:
         __tracebackhide__ = True
         if baseline is None or case.key not in baseline.rows:
-            _fail(f"{case.title} has no row in {path.name}: `{UPDATE}` adds it, for you to commit")
-        row = Run(source=path, rows={case.key: baseline.rows[case.key]})
+            fail(f"{case.title} has no row in {path.name}: `{UPDATE}` adds it, for you to commit")
+        row = Run(path, [baseline.rows[case.key]])
         findings = judge(case.run, row, Margins())
         if bad := [str(finding) for finding in findings if finding.mark in EXIT_CODES]:
-            _fail("\n".join([*bad, f"if this is meant, `{UPDATE}` makes it the baseline"]))
-        self._memo.notes.extend(f"{finding}; `{UPDATE}` keeps it" for finding in findings)
+            fail("\n".join([*bad, f"if this is meant, `{UPDATE}` makes it the baseline"]))
+        self._notes.extend(f"{finding}; `{UPDATE}` keeps it" for finding in findings)
 
 
-def _limit(marker: pytest.Mark) -> int:
+def limit_of(marker: pytest.Mark) -> int:
+    """Return the bytes that a marker allows; the test fails where it is written in another way."""
     if marker.args or set(marker.kwargs) != {"limit"}:
-        _fail(f'write @pytest.mark.{MARKER}(limit="1.2 GiB")')
+        fail(f'write @pytest.mark.{MARKER}(limit="1.2 GiB")')
     try:
         return parse_bytes(str(marker.kwargs["limit"]))
     except RematbenchError as error:
-        _fail(f"{MARKER}: {error}")
+        fail(f"{MARKER}: {error}")
 
 
-def _breakdown(case: MeasuredCase, limit: int) -> str:
+def over_limit(case: MeasuredCase, limit_bytes: int) -> str:
     """Say by how much a case is over the limit and what its peak is made of."""
     memory = case.memory
     parts = {
-        "limit": limit,
+        "limit": limit_bytes,
         "peak": memory.peak_bytes,
         "held after forward": memory.held_bytes,
         "transient": memory.peak_bytes - memory.held_bytes,
         "static (not in the peak)": memory.static_bytes,
         "peak of `none`": case.plain["peak_bytes"],
     }
-    over = memory.peak_bytes - limit
+    over = memory.peak_bytes - limit_bytes
     head = f"{case.title} peaks {format_bytes(over)} ({over:,} bytes) over the limit, in {memory.peak_phase}:"
     return "\n".join([head, *(f"  {name:<25}{count:>18,} bytes" for name, count in parts.items() if count is not None)])
-
-
-def _fail(text: str) -> NoReturn:
-    """Fail the test with a text alone: its traceback would say no more."""
-    __tracebackhide__ = True
-    pytest.fail(text, pytrace=False)
