@@ -26,9 +26,14 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     header = list(header)
-    # A pipe would end the cell.
-    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [header, ["---"] * len(header), *([_cell(text) for text in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Write a pipe, which would end the cell, and what would be taken for a tag or emphasis, as the sign itself."""
+    parts = text.replace("|", "\\|").split("`")  # every second one is code, where the rest is a sign anyway
+    return "`".join(part if index % 2 else re.sub(r"([<*])", r"\\\1", part) for index, part in enumerate(parts))
 
 
 def _columns() -> str:

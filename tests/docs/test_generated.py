@@ -46,6 +46,7 @@ def test_every_command_stands_with_its_options() -> None:
     assert {"rematbench run", "rematbench plan", "rematbench check", "rematbench baseline update"} <= set(sections)
     assert "`--against`" in sections["rematbench check"]
     assert "`SUITE`" in sections["rematbench run"]
+    assert r"results/\<suite>-\<timestamp>" in sections["rematbench run"], "Markdown would take it for a tag"
 
 
 def test_a_list_that_there_is_not_ends_the_build() -> None:
