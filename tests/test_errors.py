@@ -1,22 +1,51 @@
 """What a user is told: one family of errors, and a sentence for a name that is not known."""
 
+import importlib
+import pkgutil
+import signal
+import sys
+
 import pytest
 
-import rematbench.errors
+import rematbench
+from rematbench.cli import main
+from rematbench.commands import listing
 from rematbench.errors import RematbenchError, unknown
 
 KNOWN = ("sqrt", "each", "all")
-ERRORS = [
-    error
-    for error in vars(rematbench.errors).values()
-    if isinstance(error, type) and issubclass(error, RematbenchError)
-]
+OTHER_CODES = {"CannotJudgeError": 3}
+"""What `rematbench check` says by its exit status besides; every other error is a usage error."""
 
 
-@pytest.mark.parametrize("error", ERRORS)
-def test_every_error_ends_the_command_with_two(error: type[RematbenchError]) -> None:
-    assert error.exit_code == 2
-    assert str(error("what, where, what to try")) == "what, where, what to try"
+def every_error() -> list[type[RematbenchError]]:
+    """Return the family, wherever in the package its members are defined."""
+    for module in pkgutil.walk_packages(rematbench.__path__, "rematbench."):
+        if not module.name.endswith("__main__"):  # importing that runs the command
+            importlib.import_module(module.name)
+
+    def family(error: type[RematbenchError]) -> list[type[RematbenchError]]:
+        return [error, *(further for own in error.__subclasses__() for further in family(own))]
+
+    return [error for error in family(RematbenchError) if error.__module__.startswith("rematbench.")]
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: error.__name__)
+def test_every_error_ends_the_command_with_its_sentence_and_status(
+    error: type[RematbenchError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raised = error.__new__(error)  # some take what their sentence is made of
+        Exception.__init__(raised, "what, where, [what] to try")
+        raise raised
+
+    monkeypatch.setattr(listing, "reference_models", fails)
+    monkeypatch.setattr(sys, "argv", ["rematbench", "models"])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == OTHER_CODES.get(error.__name__, 2)
+    assert capsys.readouterr() == ("", "rematbench: what, where, [what] to try\n")
 
 
 def test_unknown_offers_the_closest_and_lists_all_in_order() -> None:

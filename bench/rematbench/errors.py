@@ -9,10 +9,10 @@ _SHOWN = 40
 
 
 class RematbenchError(Exception):
-    """Base of every error that is the user's to mend; the command prints it as one sentence.
+    """Base of every error that a user can cause; the command prints it as one sentence.
 
     Attributes:
-        exit_code: what the command exits with when this error ends it.
+        exit_code: what the command exits with when this error ends it; 2 is a usage error.
     """
 
     exit_code = 2

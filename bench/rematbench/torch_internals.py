@@ -81,7 +81,7 @@ def storage_key(tensor: torch.Tensor) -> int:
 
 
 class StorageReference:
-    """Knows a tensor's storage again later without keeping its memory alive.
+    """Knows a storage, given as such or as a tensor on it, again later without keeping its memory alive.
 
     As long as a reference is held, no other storage is given its `key`: the weak count keeps the StorageImpl, though
     not its memory, so that its address is not used again (`StorageWeakRef` in torch/multiprocessing/reductions.py).
@@ -93,8 +93,8 @@ class StorageReference:
 
     __slots__ = ("_reference", "key")
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self._reference = StorageWeakRef(tensor.untyped_storage())
+    def __init__(self, of: torch.Tensor | torch.UntypedStorage) -> None:
+        self._reference = StorageWeakRef(of.untyped_storage() if isinstance(of, torch.Tensor) else of)
         self.key: int = self._reference.cdata
 
     @property

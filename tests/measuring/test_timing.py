@@ -55,3 +55,23 @@ def test_rounds_follow_the_time_budget(step_s: float, rounds: int) -> None:
 
 def test_no_rounds_are_no_steps() -> None:
     assert list(schedule(NAMES, seed=0, budget_s=10.0, clock=FakeClock(), rounds=0)) == []
+
+
+def test_rounds_end_when_what_was_timed_will_do() -> None:
+    clock, asked = FakeClock(), []
+
+    def is_settled() -> bool:
+        asked.append(len(done) // len(NAMES))
+        return len(asked) == 4
+
+    done: list[str] = []
+    for name in schedule(NAMES, seed=0, budget_s=100.0, clock=clock, is_settled=is_settled):
+        clock.now += 0.1
+        done.append(name)
+    assert asked == [5, 7, 10, 14]
+    assert len(done) == 14 * len(NAMES)
+
+
+def test_rounds_that_were_asked_for_are_run() -> None:
+    order = list(schedule(NAMES, seed=0, budget_s=1.0, clock=FakeClock(), rounds=9, is_settled=lambda: True))
+    assert len(order) == 9 * len(NAMES)

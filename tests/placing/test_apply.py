@@ -9,16 +9,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.placing.networks import WIDTH, equal, gradients, placement, step
 from torch import Tensor, nn
 
 from rematbench.errors import PlacementError
-from rematbench.placement.placement import Placement, Region
+from rematbench.placement.placement import Region
 from rematbench.placement.strategies import parse_strategy
 from rematbench.placing.apply import applied, apply
 from rematbench.placing.outline import outline
 
 Span = tuple[int, int]
-WIDTH, DEPTH = 4, 6
+DEPTH = 6
 
 
 class Block(nn.Module):
@@ -41,28 +42,6 @@ def chain() -> tuple[nn.Sequential, list[int]]:
     torch.manual_seed(0)
     runs: list[int] = []
     return nn.Sequential(*(Block(number, runs) for number in range(DEPTH))), runs
-
-
-def step(model: nn.Module) -> list[Tensor]:
-    """Loss, gradients and the random state afterwards of a step on a seeded batch."""
-    torch.manual_seed(1)
-    model.zero_grad()
-    loss = model(torch.randn(3, WIDTH)).square().sum()
-    loss.backward()
-    return [loss.detach(), *gradients(model), torch.get_rng_state()]
-
-
-def gradients(model: nn.Module) -> list[Tensor]:
-    return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return len(left) == len(right) and all(map(torch.equal, left, right))
-
-
-def placement(*regions: str | Region) -> Placement:
-    made = (region if isinstance(region, Region) else Region(path=region) for region in regions)
-    return Placement(name="test", regions=tuple(made))
 
 
 def state(model: nn.Module) -> list[Any]:

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.placing.networks import WIDTH, Looped, equal, placement, step
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from rematbench.placement.placement import Placement, Region
 from rematbench.placing.apply import applied, apply
 
-WIDTH = 4
-PLACEMENT = Placement(name="test", regions=(Region(path="blocks[0:2]"), Region(path="blocks[3]")))
+PLACEMENT = placement("blocks[0:2]", "blocks[3]")
 
 
 class Block(nn.Module):
@@ -28,36 +27,13 @@ class Block(nn.Module):
         return self.dropout(self.norm(self.linear(x))).tanh()
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(Block() for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-def net() -> Net:
+def net() -> Looped:
     torch.manual_seed(0)
-    return Net()
-
-
-def step(model: nn.Module) -> list[Tensor]:
-    torch.manual_seed(1)
-    model.zero_grad()
-    loss = model(torch.randn(3, WIDTH)).square().sum()
-    loss.backward()
-    return [loss.detach(), *(weight.grad.clone() for weight in model.parameters() if weight.grad is not None)]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return len(left) == len(right) and all(map(torch.equal, left, right))
+    return Looped(Block() for _ in range(4))
 
 
 @pytest.fixture
-def model() -> Iterator[Net]:
+def model() -> Iterator[Looped]:
     """A model with a placement in force, that must still work at the end."""
     model = net()
     with applied(model, PLACEMENT):
@@ -91,7 +67,7 @@ def copied_in_the_middle_of_a_step(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("make", [copied, pickled, saved, copied_in_the_middle_of_a_step])
-def test_a_copy_is_a_model_of_its_own_with_nothing_applied(model: Net, make: Any) -> None:
+def test_a_copy_is_a_model_of_its_own_with_nothing_applied(model: Looped, make: Any) -> None:
     twin = make(model)
     for block in twin.blocks[:2]:
         assert block.forward.func.__self__ is block
@@ -114,7 +90,7 @@ def test_a_forward_of_the_users_own_is_copied_as_it_is() -> None:
     assert equal(step(model), expected)
 
 
-def test_weights_go_out_and_in(model: Net, tmp_path: Path) -> None:
+def test_weights_go_out_and_in(model: Looped, tmp_path: Path) -> None:
     plain = net()
     assert list(model.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in plain.named_parameters()]
@@ -143,7 +119,7 @@ def test_an_optimizer_made_before_or_under_a_placement() -> None:
     assert equal(finals[0], finals[2])
 
 
-def test_the_signature_of_forward_is_seen_through(model: Net) -> None:
+def test_the_signature_of_forward_is_seen_through(model: Looped) -> None:
     import inspect
 
     assert inspect.signature(model.blocks[0].forward) == inspect.signature(net().blocks[0].forward)
@@ -162,7 +138,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:You passed find_unused_parameters=true:UserWarning")
 @pytest.mark.parametrize("unused", [False, True])
 @pytest.mark.parametrize("static", [False, True])
-def test_wrapped_in_distributed_data_parallel(model: Net, unused: bool, static: bool) -> None:
+def test_wrapped_in_distributed_data_parallel(model: Looped, unused: bool, static: bool) -> None:
     wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=unused, static_graph=static)
     for _ in range(3):
         assert equal(step(wrapped), step(net()))

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.placing.networks import WIDTH, Looped, equal, placement, step
 from torch import Tensor, nn
 
 from rematbench.errors import PlacementError
-from rematbench.placement.placement import Placement, Region
 from rematbench.placing.apply import applied, apply
 
-WIDTH, DEPTH = 4, 4
+DEPTH = 4
 Loop = Callable[[Any, Any], Any]
 
 
@@ -31,35 +31,14 @@ class Block(nn.Module):
         return (self.linear(x) * scale + sum(shifts)).sin()
 
 
-class Net(nn.Module):
-    """Blocks in a list, run by the loop it is given."""
+class Net(Looped):
+    """Its blocks note their runs in one list."""
 
     def __init__(self, loop: Loop) -> None:
-        super().__init__()
         torch.manual_seed(0)
-        self.runs: list[int] = []
-        self.blocks = nn.ModuleList(Block(self.runs) for _ in range(DEPTH))
-        self.loop = loop
-
-    def forward(self, x: Tensor) -> Any:
-        return self.loop(self.blocks, x)
-
-
-def placement(*regions: str) -> Placement:
-    return Placement(name="test", regions=tuple(Region(path=path) for path in regions))
-
-
-def step(model: nn.Module) -> list[Tensor]:
-    """The loss and every gradient there is."""
-    torch.manual_seed(1)
-    model.zero_grad()
-    loss = model(torch.randn(3, WIDTH)).square().sum()
-    loss.backward()
-    return [loss.detach(), *(weight.grad for weight in model.parameters() if weight.grad is not None)]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return len(left) == len(right) and all(map(torch.equal, left, right))
+        runs: list[int] = []
+        super().__init__((Block(runs) for _ in range(DEPTH)), loop)
+        self.runs = runs
 
 
 def plain(blocks: Any, x: Tensor) -> Any:

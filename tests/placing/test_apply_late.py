@@ -5,18 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.placing.networks import WIDTH, Looped, equal, placement, step
 from torch import Tensor, nn
 
 from rematbench.errors import PlacementError
-from rematbench.placement.placement import Placement, Region
+from rematbench.placement.placement import Placement
 from rematbench.placing.apply import applied, apply
 
-WIDTH, DEPTH = 4, 4
+DEPTH = 4
 Pass = Callable[[nn.Module, Tensor], Tensor]
-
-
-def placement(*regions: str, **options: Any) -> Placement:
-    return Placement(name="test", regions=tuple(Region(path=path, **options) for path in regions))
 
 
 class Block(nn.Module):
@@ -55,32 +52,9 @@ class Recursive(Block):
         return self.forward(x, False).sin() if again else self.linear(x)
 
 
-class Net(nn.Module):
-    def __init__(self, *blocks: nn.Module) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-def net(kind: type[Block] = Block) -> Net:
+def net(kind: type[Block] = Block) -> Looped:
     torch.manual_seed(0)
-    return Net(Block(), kind(), Block(), Block())
-
-
-def step(model: nn.Module, call: Pass = lambda model, x: model(x), dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    torch.manual_seed(1)
-    model.zero_grad()
-    loss = call(model, torch.randn(3, WIDTH, dtype=dtype)).float().square().sum()
-    loss.backward()
-    return [loss.detach(), *(weight.grad for weight in model.parameters() if weight.grad is not None)]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return len(left) == len(right) and all(map(torch.equal, left, right))
+    return Looped([Block(), kind(), Block(), Block()])
 
 
 @pytest.mark.parametrize(("regions", "title"), [(["blocks[1]"], "blocks.1"), (["blocks[1:3]"], "blocks.1 to blocks.2")])
@@ -111,7 +85,7 @@ def test_an_input_changed_after_the_region_is_told_by_the_region() -> None:
         x.mul_(2)
         return output
 
-    model = Net(Shifted(), *net().blocks)
+    model = Looped([Shifted(), *net().blocks])
     with pytest.raises(PlacementError) as caught, applied(model, placement("blocks[0:2]", "blocks[2]")):
         step(model, changing)
     assert str(caught.value).startswith("what was given to blocks.0 to blocks.1 has been changed in place since")
@@ -185,9 +159,9 @@ class Cast(nn.Module):
 
 @every_placement
 def test_a_model_on_several_types(placing: Placement | str) -> None:
-    def mixed() -> Net:
+    def mixed() -> Looped:
         types = (torch.float32, torch.bfloat16, torch.float64, torch.float32)
-        return Net(*(Cast(block, dtype) for block, dtype in zip(net().blocks, types, strict=True)))
+        return Looped(Cast(block, dtype) for block, dtype in zip(net().blocks, types, strict=True))
 
     with applied(model := mixed(), placing):
         assert equal(step(model), step(mixed()))

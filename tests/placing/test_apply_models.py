@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.placing.networks import equal, gradients
 from torch import Tensor, nn
 
 from rematbench.loading import load_attribute, reference_models
@@ -32,17 +33,12 @@ def step(workload: Workload, text: str) -> tuple[int, list[Tensor]]:
     module.zero_grad()
     with applied(module, parse_strategy(text).resolve(outline(module))) as handle:
         loss = training_step(workload)
-    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-    assert gradients
-    return len(handle.blocks), [loss, *gradients]
+    assert gradients(module)
+    return len(handle.blocks), [loss, *gradients(module)]
 
 
 def buffers(module: nn.Module) -> list[Tensor]:
     return list(module.buffers())
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return len(left) == len(right) and all(map(torch.equal, left, right))
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

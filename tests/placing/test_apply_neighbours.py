@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.placing.networks import WIDTH, Looped, equal, placement, step
 from torch import Tensor, nn
 
-from rematbench.placement.placement import Placement, Region
 from rematbench.placing.apply import applied
 
-WIDTH, DEPTH = 4, 4
+DEPTH = 4
 PLACEMENTS = [["blocks[0:4]"], ["blocks[1:3]"], ["blocks[0:4]", "blocks[0:3]", "blocks[1:3]", "blocks[1]"]]
 every_placement = pytest.mark.parametrize("regions", PLACEMENTS, ids=["all", "inner", "nested"])
 
@@ -41,38 +41,14 @@ class Block(nn.Module):
 Loop = Callable[[Any, Tensor], Any]
 
 
-class Net(nn.Module):
-    """Blocks in a list, run by the loop it is given."""
+class Net(Looped):
+    """Its blocks note their runs in one list."""
 
     def __init__(self, loop: Loop) -> None:
-        super().__init__()
         torch.manual_seed(0)
-        self.runs: list[int] = []
-        self.blocks = nn.ModuleList(Block(number, self.runs) for number in range(DEPTH))
-        self.loop = loop
-
-    def forward(self, x: Tensor) -> Any:
-        return self.loop(self.blocks, x)
-
-
-def placement(*regions: str, **options: Any) -> Placement:
-    return Placement(name="test", regions=tuple(Region(path=path, **options) for path in regions))
-
-
-def step(model: nn.Module) -> list[Tensor]:
-    """The loss and every gradient there is, of the batch too."""
-    torch.manual_seed(1)
-    model.zero_grad()
-    x = torch.randn(3, WIDTH, requires_grad=True)
-    output = model(x)
-    leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-    loss = torch.stack([leaf.square().sum() for leaf in leaves]).sum()
-    loss.backward()
-    return [loss.detach(), *(weight.grad for weight in (x, *model.parameters()) if weight.grad is not None)]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return len(left) == len(right) and all(map(torch.equal, left, right))
+        runs: list[int] = []
+        super().__init__((Block(number, runs) for number in range(DEPTH)), loop)
+        self.runs = runs
 
 
 def close(left: list[Tensor], right: list[Tensor]) -> bool:
@@ -182,8 +158,8 @@ def test_a_loop_that_only_hands_on_keeps_its_step(loop: Loop, options: dict[str,
     # A reentrant region adds up the gradients of a further argument before it hands them out: another order.
     same = close if options.get("reentrant") else equal
     with applied(model, placement(*regions, **options)):
-        assert same(step(model), step(other))
-        assert same(step(model), step(other))
+        assert same(step(model, from_batch=True), step(other, from_batch=True))
+        assert same(step(model, from_batch=True), step(other, from_batch=True))
     assert (len(model.runs) > len(other.runs)) == (options.get("save") != "everything")
 
 
@@ -217,9 +193,9 @@ def test_a_sequential_hands_all_of_a_tuple_on() -> None:
     """In a list the first of it would be taken for what the loop hands on, as most such loops do."""
     torch.manual_seed(0)
     model = nn.Sequential(Splitting(), Joining())
-    plain_step = [tensor.clone() for tensor in step(model)]
+    plain_step = [tensor.clone() for tensor in step(model, from_batch=True)]
     with applied(model, placement("[0:2]")):
-        assert equal(step(model), plain_step)
+        assert equal(step(model, from_batch=True), plain_step)
 
 
 def test_a_member_that_returns_its_input_hands_the_input_out() -> None:
@@ -232,6 +208,6 @@ def test_a_member_that_returns_its_input_hands_the_input_out() -> None:
     torch.manual_seed(0)
     model = Net(loop)
     model.blocks = nn.ModuleList([nn.Identity(), nn.Linear(WIDTH, WIDTH)])
-    plain_step = [tensor.clone() for tensor in step(model)]
+    plain_step = [tensor.clone() for tensor in step(model, from_batch=True)]
     with applied(model, placement("blocks[0:2]")):
-        assert equal(step(model), plain_step)
+        assert equal(step(model, from_batch=True), plain_step)

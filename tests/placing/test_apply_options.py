@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.placing.networks import equal, gradients
 from torch import Tensor, nn
 
 from rematbench.measuring.flops import FlopMeter
@@ -55,12 +56,7 @@ def step(model: nn.Module, text: str) -> list[Tensor]:
         model.zero_grad()
         loss = model(torch.randn(5, WIDTH)).square().sum()
         loss.backward()
-    gradients = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
-    return [loss.detach(), *gradients, torch.get_rng_state()]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return len(left) == len(right) and all(map(torch.equal, left, right))
+    return [loss.detach(), *gradients(model), torch.get_rng_state()]
 
 
 def flops(model: nn.Module, text: str) -> int:

@@ -17,10 +17,10 @@ def profile() -> Profile:
     units = [
         UnitProfile(
             path=f"blocks.{at}",
-            taken=frozenset({at}),
-            given=frozenset({at + 1}),
-            kept=frozenset({at}),
-            ways=(Way(save="everything", kept_bytes=size, forward_peak_bytes=size, backward_peak_bytes=size),),
+            inputs=frozenset({at}),
+            outputs=frozenset({at + 1}),
+            saved=frozenset({at}),
+            ways=(Way(save="everything", saved_bytes=size, forward_peak_bytes=size, backward_peak_bytes=size),),
             forward_bytes=size,
             forward_s=1.0,
             forward_flops=1,

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from rematbench.measuring import session as session_module
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement, Region
-from rematbench.placement.strategies import parse_strategy
-from rematbench.placing.outline import outline
 from rematbench.planner import in_step as instep
-from rematbench.planner import unit_meter as alone
+from rematbench.planner import unit_meter
 from rematbench.planner.in_step import timed_in_step
 from rematbench.planner.profile import Profile
 from rematbench.planner.profiling import profile
@@ -36,7 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (alone, instep, session_module):
+    for module in (unit_meter, instep, session_module):
         monkeypatch.setattr(module, "clock_for", lambda _device: clock)
     return clock
 
@@ -73,7 +71,7 @@ class Block(nn.Module):
         self.work()
         y: Tensor = _Backward.apply(x, self) * self.weight  # type: ignore[no-untyped-call]
         self.work()
-        return y
+        return y * self.seconds  # an operator that tells blocks apart, as those of one kind are measured once
 
     def work(self) -> None:
         self.clock.now += self.seconds / 2 * (self.again if in_backward() else 1)
@@ -150,6 +148,10 @@ def test_where_nothing_is_recomputed_the_profile_is_as_it_was(clock: Clock) -> N
 
 def test_the_model_is_left_alone(clock: Clock) -> None:
     session, alone = session_of(clock)
+    model, plain_s = session.workload.module, session.timed_step(Placement(name="none"))
+    attributes = [list(vars(module)) for module in model.modules()]
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
     timed_in_step(alone, session, CPU, EACH)
-    assert not any("forward" in vars(module) for module in session.workload.module.modules())
-    assert parse_strategy("each").resolve(outline(session.workload.module)).regions
+    assert [list(vars(module)) for module in model.modules()] == attributes
+    assert all(map(torch.equal, model.parameters(), weights))
+    assert session.timed_step(Placement(name="none")) == plain_s  # no block is run again any more

@@ -88,10 +88,10 @@ def test_a_linear_chain_by_hand() -> None:
     found = chain_of(nn.Sequential(nn.Linear(8, 8)), nn.Sequential(nn.Linear(8, 8)))
     first, second, loss = found.units
     assert [unit.path for unit in found.units] == ["0", "1", "(loss)"]
-    assert (first.taken, first.kept) == (frozenset(), frozenset())  # the batch is there anyway
-    assert (second.taken, second.kept, loss.kept) == (frozenset({0}), frozenset({0}), frozenset({1}))
+    assert (first.inputs, first.saved) == (frozenset(), frozenset())  # the batch is there anyway
+    assert (second.inputs, second.saved, loss.saved) == (frozenset({0}), frozenset({0}), frozenset({1}))
     assert found.tensor_bytes == (64 * 8 * 4, 64 * 8 * 4)
-    assert first.ways[0].kept_bytes == second.ways[0].kept_bytes == 0
+    assert first.ways[0].saved_bytes == second.ways[0].saved_bytes == 0
     assert first.parameter_gradient_bytes == (8 * 8 + 8) * 4
     assert first.forward_flops == 2 * 64 * 8 * 8
     assert (first.rerun_flops, second.rerun_flops) == (0, 0)  # nothing saved behind the product: stopped before it
@@ -99,7 +99,7 @@ def test_a_linear_chain_by_hand() -> None:
     assert not loss.can_be_region
 
 
-def test_what_is_kept_between_units_is_glue() -> None:
+def test_what_is_saved_between_units_is_told_apart() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -109,7 +109,7 @@ def test_what_is_kept_between_units_is_glue() -> None:
             return self.blocks[1](self.blocks[0](x).sigmoid())
 
     found = profile(Workload(module=Net(), batch=(torch.randn(64, 8),)), CPU)
-    assert [unit.glue_bytes for unit in found.units] == [0, 64 * 8 * 4, 0]
+    assert [unit.between_bytes for unit in found.units] == [0, 64 * 8 * 4, 0]
     assert not found.units[1].follows
 
 

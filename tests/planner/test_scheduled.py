@@ -8,8 +8,8 @@ from rematbench.solver.solve import solve
 
 
 def unit(path: str, chain: str | None = None, position: int = -1, **values: object) -> UnitProfile:
-    way = Way(save="everything", kept_bytes=100, forward_peak_bytes=10, backward_peak_bytes=10)
-    usual = {"taken": frozenset(), "given": frozenset(), "kept": frozenset(), "ways": (way,), "forward_bytes": 10}
+    way = Way(save="everything", saved_bytes=100, forward_peak_bytes=10, backward_peak_bytes=10)
+    usual = {"inputs": frozenset(), "outputs": frozenset(), "saved": frozenset(), "ways": (way,), "forward_bytes": 10}
     costs = {"forward_s": 1.0, "forward_flops": 5, "rerun_s": 0.5, "rerun_flops": 2, "parameter_gradient_bytes": 0}
     return UnitProfile(path=path, chain=chain, position=position, **(usual | costs | values))  # type: ignore[arg-type]
 
@@ -55,7 +55,7 @@ def test_what_is_saved_and_the_options_go_along() -> None:
 
 def test_offloading_recomputes_nothing_and_is_a_choice_by_time_alone() -> None:
     plain = unit("stem").ways[0]
-    offload = Way(save="offload", kept_bytes=1, forward_peak_bytes=10, backward_peak_bytes=10, recompute_s=0.1)
+    offload = Way(save="offload", saved_bytes=1, forward_peak_bytes=10, backward_peak_bytes=10, recompute_s=0.1)
     profile = profile_of(unit("stem", ways=(plain, offload)))
     assert [choice.save for choice in profile.chain("time").units[0].choices] == ["everything", "offload"]
     assert [choice.save for choice in profile.chain("flops").units[0].choices] == ["everything"]
@@ -69,4 +69,4 @@ def test_the_chain_joins_what_follows_and_prices_by_the_objective() -> None:
     assert chain.joins == (False, True, False, True)
     assert [chain.units[0].forward_cost, chain.units[0].rerun_cost] == [5.0, 2.0]
     assert [PROFILE.chain("time").units[0].forward_cost, PROFILE.chain("time").units[0].rerun_cost] == [1.0, 0.5]
-    assert not profile_of(unit("a", "c", 0), unit("b", "c", 1, follows=True, glue_bytes=8)).chain("time").joins[0]
+    assert not profile_of(unit("a", "c", 0), unit("b", "c", 1, follows=True, between_bytes=8)).chain("time").joins[0]

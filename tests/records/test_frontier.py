@@ -1,11 +1,15 @@
 """The frontier against brute force over every pair of rows."""
 
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.records.making import measurement, memory, rows, timing
 
-from rematbench.records.frontier import dominated
-from rematbench.records.measurement import Measurement, Timing
+from rematbench.records.frontier import dominated, frontier
+from rematbench.records.measurement import Flops, Measurement, Timing
+from rematbench.records.run import Run
+from rematbench.records.store import csv_text
 
 few = st.integers(1, 4)
 
@@ -40,6 +44,7 @@ def test_dominated_is_what_some_other_row_beats(cases: list[Measurement]) -> Non
         if other != name and least_peak <= peak and least_step <= step and (least_peak < peak or least_step < step)
     }
     assert dominated(rows(*cases)) == beaten
+    assert frontier(rows(*cases)) == costs.keys() - beaten
 
 
 def test_of_two_equal_rows_none_is_dominated() -> None:
@@ -66,6 +71,24 @@ def test_a_ratio_is_never_held_against_seconds() -> None:
     plain = measurement("none", memory=memory(9), timing=timing(1.0, step_s=0.01))
     alone = measurement("each", memory=memory(5), timing=timing(1.5, step_s=0.01, paired=False))
     assert dominated(rows(plain, alone)) == set()
+
+
+def test_by_operations_it_needs_no_times() -> None:
+    counts = {"none": (9, 0), "each": (3, 8), "all": (9, 9), "sqrt": (4, 8), "unknown": (1, None)}
+    cases = [
+        measurement(name, memory=memory(peak), flops=Flops(forward=9, total=30, recompute=count, uncounted_ops=()))
+        for name, (peak, count) in counts.items()
+    ]
+    assert frontier(rows(*cases), "flops") == {"none", "each"}
+    assert dominated(rows(*cases), "flops") == {"all", "sqrt"}
+    assert frontier(rows(*cases)) == dominated(rows(*cases)) == set()
+
+
+def test_a_csv_has_the_frontier_of_its_records(tmp_path: Path) -> None:
+    times = {"none": (9, 1.0), "each": (3, 1.3), "all": (9, 1.4)}
+    cases = [measurement(name, memory=memory(peak), timing=timing(ratio)) for name, (peak, ratio) in times.items()]
+    (tmp_path / "run.csv").write_text(csv_text(cases))
+    assert frontier(Run(tmp_path / "run.csv").rows.values()) == frontier(rows(*cases)) == {"none", "each"}
 
 
 def test_rows_may_be_read_only_once() -> None:

@@ -142,3 +142,27 @@ def test_more_rounds_tell_more() -> None:
         return float(np.median([high - low for low, high in intervals]))
 
     assert usual_width(30) < 0.7 * usual_width(8)
+
+
+def test_an_interval_is_as_wide_as_its_ends_are_apart() -> None:
+    interval = Interval(median=2.0, low=1.9, high=2.1)
+    assert interval.is_within(0.1001)
+    assert not interval.is_within(0.0999)
+    assert not Interval(median=2.0, low=None, high=None).is_within(9.0)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.05])
+def test_an_interval_that_ends_the_rounds_covers_as_it_says(sigma: float) -> None:
+    """Rounds that end once the interval is narrow: a narrow one by chance must not be believed more than 95 %."""
+    noise = np.random.default_rng(7)
+    trials, covered = 250, 0
+    for _ in range(trials):
+        ratios = [float(ratio) for ratio in np.exp(noise.normal(0.0, sigma, 33))]
+        for count in (5, 7, 10, 14, 19, 26, 33):  # when `schedule` asks
+            found = step_ratio(Timing(step_s=tuple(ratios[:count]), plain_s=(1.0,) * count))
+            if found.is_within(0.05):
+                break
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 1.0 <= found.high
+    assert covered / trials >= 0.90  # 95 % but for chance: 250 trials of it fall below 90 % once in 3,000 times

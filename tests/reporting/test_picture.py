@@ -3,6 +3,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from tests.records.making import timing
 from tests.reporting.samples import case, stored, toy
 
 from rematbench.errors import StorageError
@@ -24,6 +25,19 @@ def test_the_frontier_and_every_point_are_drawn(model: Model) -> None:
     singles = [at[0] for at in points if len(at) == 1]
     assert [12.0, 58.0] in [pytest.approx(at) for at in singles]
     assert {text.get_text() for text in axes.texts} == {"none", "cheat"}
+
+
+def test_the_axes_are_in_the_units_of_their_greatest_values(model: Model, tmp_path: Path) -> None:
+    axes = trade(model).axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step time (ms)", "peak above the step's start (MiB)")
+    slow = [
+        case("none", 1023, 1.0, timing=timing(1.0, step_s=2.0)),
+        case("each", 2, 1.2, timing=timing(1.2, step_s=2.0)),
+    ]
+    axes = trade(models_of([stored(tmp_path / "slow", slow)])[0]).axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step time (s)", "peak above the step's start (MiB)")
+    line = next(np.asarray(artist.get_xydata()) for artist in axes.lines)
+    assert line.tolist() == [pytest.approx([2.4, 2]), pytest.approx([2.0, 1023])]
 
 
 def test_png_and_svg_are_whole_files(model: Model, tmp_path: Path) -> None:

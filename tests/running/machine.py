@@ -1,17 +1,22 @@
 """A machine on which every worker is a stand-in that says at once what a real one would say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
 from rematbench.placement.placement import PLAIN
+from rematbench.record import Record
 from rematbench.records.measurement import Environment, Measurement, Memory, Status, Timing
 from rematbench.records.store import Store, read_measurements
 from rematbench.running import runner
 from rematbench.running.protocol import (
+    MESSAGE,
+    ORDER,
     Began,
     Done,
     Failed,
@@ -33,7 +38,7 @@ ENVIRONMENT = Environment(torch="2.13", python="3.11", device_name="a", threads=
 NAMES = ("each", "each-but-last", "all", "sqrt")
 
 
-def row(model: str, placement: str, device: str = "cpu", status: Status = Status.OK) -> Measurement:
+def row(model: str, placement: str, device: str = "cpu") -> Measurement:
     memory = Memory(
         meter="m", static_bytes=1, peak_bytes=1, held_bytes=1, phase_peak_bytes={"forward": 1}, passes_peak_bytes=(1, 1)
     )
@@ -43,7 +48,7 @@ def row(model: str, placement: str, device: str = "cpu", status: Status = Status
         placement=placement,
         device=device,
         dtype="float32",
-        status=status,
+        status=Status.OK,
         memory=memory,
         environment=ENVIRONMENT,
         measured_at="2026-01-01T00:00:00+00:00",
@@ -52,7 +57,10 @@ def row(model: str, placement: str, device: str = "cpu", status: Status = Status
 
 @dataclass
 class Machine:
-    """Stands in for every worker; remembers what was ordered, and with which variables.
+    """Stands in for `Worker`; remembers what was ordered, and with which variables.
+
+    What it says goes through the protocol, as it does on the pipe, and is what a real worker says to the same order:
+    `test_machine` holds it to one.
 
     Attributes:
         fates: by placement, or by model and placement; what has none does well.
@@ -67,12 +75,12 @@ class Machine:
 
     def __call__(
         self, order: Any, log: Path, timeout_s: float, environment: Mapping[str, str] | None = None
-    ) -> "StandIn":
+    ) -> AbstractContextManager[Any]:
         assert timeout_s == 300.0
         assert log.name == "output.log"
         self.orders.append(order)
         self.variables.append(environment)
-        return StandIn(self, order)
+        return nullcontext(SimpleNamespace(messages=lambda: self.answer(order)))
 
     @property
     def jobs(self) -> list[JobOrder]:
@@ -81,70 +89,58 @@ class Machine:
     def fate(self, job: Job, placement: str) -> Fate:
         return self.fates.get((job.model.name, placement), self.fates.get(placement, "ok"))
 
-
-class StandIn:
-    """A worker that says at once what the real one would say."""
-
-    def __init__(self, machine: Machine, order: Any) -> None:
-        self._machine = machine
-        self._order = order
-
-    def __enter__(self) -> "StandIn":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def messages(self) -> Iterator[Any]:
-        for message in self._all():
-            yield message
+    def answer(self, order: Any) -> Iterator[Any]:
+        """Yield what comes off the pipe, up to the first failure."""
+        for message in self._said(ORDER.validate_json(order.model_dump_json())):
+            yield MESSAGE.validate_json(message.model_dump_json())
             if isinstance(message, Failed):
                 return
         yield Done()
 
-    def _all(self) -> Iterator[Any]:
-        if isinstance(self._order, ProbeOrder):
-            yield self._probed(self._order)
-        elif isinstance(self._order, ResidentOrder):
-            yield from self._resident(self._order)
-        else:
-            yield from self._job(self._order)
+    def _said(self, order: Any) -> Iterator[Record]:
+        if isinstance(order, ProbeOrder):
+            return self._probed(order)
+        return self._resident(order) if isinstance(order, ResidentOrder) else self._job(order)
 
-    def _probed(self, order: ProbeOrder) -> Probed | Failed:
-        if self._machine.probe_fails:
-            return Failed(placement="", status=Status.KILLED, message="starting: killed")
-        return Probed(device=Device(name=order.device), environment=ENVIRONMENT, meter="seen")
+    def _probed(self, order: ProbeOrder) -> Iterator[Record]:
+        if self.probe_fails:
+            yield Failed(placement="", status=Status.KILLED, message="starting: killed")
+        yield Probed(device=Device(name=order.device), environment=ENVIRONMENT, meter="seen")
 
-    def _resident(self, order: ResidentOrder) -> Iterator[Any]:
+    def _resident(self, order: ResidentOrder) -> Iterator[Record]:
+        yield Began(placement="", stage="building")
         yield Began(placement=order.placement, stage="resident")
-        if self._machine.fate(order.job, order.placement) == "resident":
+        if self.fate(order.job, order.placement) == "resident":
             yield Failed(placement=order.placement, status=Status.KILLED, message="resident: killed")
-        else:
-            yield Resident(placement=order.placement, resident_bytes=7)
+        yield Resident(placement=order.placement, resident_bytes=7)
 
-    def _job(self, order: JobOrder) -> Iterator[Any]:
+    def _job(self, order: JobOrder) -> Iterator[Record]:
         job = order.job
-        if job.model.name in self._machine.unbuildable:
+        fates = {case.name: self.fate(job, case.name) for case in job.cases}
+        yield Began(placement="", stage="building")
+        if job.model.name in self.unbuildable:
             yield Failed(placement="", status=Status.KILLED, message="building: killed")
-        if order.plain and self._machine.fate(job, PLAIN) == "measuring":
-            yield Failed(placement=PLAIN, status=Status.OUT_OF_MEMORY, message="plain step: too large")
+        if order.plain:
+            yield Began(placement=PLAIN, stage="plain step")
+            if fates[PLAIN] == "measuring":
+                yield Failed(placement=PLAIN, status=Status.OUT_OF_MEMORY, message="plain step: too large")
         for name in order.measure:
             yield Began(placement=name, stage="measuring")
-            yield self._measured(job, name)
-        finite = [name for name in order.time if self._machine.fate(job, name) != "not a number"]
+            if fates[name] == "measuring":
+                yield Failed(placement=name, status=Status.ERROR, message="measuring: went wrong")
+            measured = row(job.model.name, name, job.device)
+            if fates[name] == "not a number":
+                measured = measured.model_copy(update={"status": Status.ERROR, "message": "the loss is nan: no times"})
+            yield Measured(measurement=measured)
+        # What an earlier worker measured has a loss that is a number: it would not be timed otherwise.
+        lost = {name for name in order.measure if fates[name] == "not a number"}
+        finite = [name for name in order.time if name not in lost]
         for name in dict.fromkeys([PLAIN, *finite] if order.plain and finite else finite):
             yield Began(placement=name, stage="timing")
-            if self._machine.fate(job, name) == "timing":
+            if fates[name] == "timing":
                 yield Failed(placement=name, status=Status.TIMEOUT, message="timing: too long")
         for name in finite:
             yield Timed(placement=name, timing=Timing(step_s=(1.0,), plain_s=(1.0,) if order.plain else ()))
-
-    def _measured(self, job: Job, name: str) -> Measured | Failed:
-        fate = self._machine.fate(job, name)
-        if fate == "measuring":
-            return Failed(placement=name, status=Status.ERROR, message="measuring: went wrong")
-        status = Status.ERROR if fate == "not a number" else Status.OK
-        return Measured(measurement=row(job.model.name, name, job.device, status))
 
 
 class Silent:
@@ -163,9 +159,11 @@ def suite(*models: str, **settings: Any) -> Suite:
     )
 
 
-def run(machine: Machine, chosen: Suite, store: Store) -> dict[tuple[str, str], Measurement]:
-    """Run a suite on a machine; rows by model and placement, read back from the folder."""
+def run(
+    worker: Callable[..., Any], chosen: Suite, store: Store, root: Path = Path("/root")
+) -> dict[tuple[str, str], Measurement]:
+    """Run a suite with something in a worker's place; rows by model and placement, read back from the folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "Worker", machine)
-        run_suite(chosen, store, Path("/root"), Silent())
+        patch.setattr(runner, "Worker", worker)
+        run_suite(chosen, store, root, Silent())
     return {(row.model, row.placement): row for row in read_measurements(store.folder)}

@@ -226,9 +226,9 @@ def test_no_descriptor_is_left_open(start: Start) -> None:
     assert psutil.Process().num_fds() == before
 
 
-def test_a_refusal_is_the_users_to_mend(start: Start) -> None:
-    script = f"os.write(channel, {json.dumps(Refused(message='mend it').model_dump())!r}.encode() + b'\\n')"
-    with start(script) as worker, pytest.raises(RematbenchError, match=r"^mend it$"):
+def test_a_refusal_is_a_usage_error(start: Start) -> None:
+    script = f"os.write(channel, {json.dumps(Refused(message='no such model').model_dump())!r}.encode() + b'\\n')"
+    with start(script) as worker, pytest.raises(RematbenchError, match=r"^no such model$"):
         list(worker.messages())
 
 

@@ -161,6 +161,6 @@ def test_every_device_is_asked_first_and_has_rows_of_its_own(store: Store) -> No
     ]
 
 
-def test_a_device_whose_worker_dies_is_the_users_to_mend(store: Store) -> None:
+def test_a_device_whose_worker_dies_is_an_error_of_that_device(store: Store) -> None:
     with pytest.raises(DeviceError, match="device cpu: starting: killed"):
         run(Machine(probe_fails=True), suite(), store)

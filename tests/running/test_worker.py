@@ -247,7 +247,7 @@ def test_a_placement_that_does_not_fit_the_model_fails_alone(job_order: Callable
         ("Block?raised=1", "expected .module, batch"),
     ],
 )
-def test_a_model_that_cannot_be_made_is_the_users_to_mend(
+def test_a_model_that_cannot_be_made_is_a_usage_error(
     job_order: Callable[..., JobOrder], reference: str, sentence: str
 ) -> None:
     with pytest.raises(ModelError, match=sentence):

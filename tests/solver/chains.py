@@ -50,8 +50,8 @@ def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
         choices=tuple(
             Choice(
                 save=save,
-                kept_bytes=draw(SMALL),
-                kept_tensors=draw(kept),
+                saved_bytes=draw(SMALL),
+                saved_tensors=draw(kept),
                 forward_peak_bytes=draw(SMALL),
                 backward_peak_bytes=draw(SMALL),
                 recompute_cost=float(draw(SMALL)) if number else 0.0,
@@ -62,7 +62,7 @@ def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
 
 
 def long_chain(count: int, *, seed: int = 0) -> UnitChain:
-    """Units of random sizes in the proportions of residual blocks: they keep some six times what travels."""
+    """Units of random sizes in the proportions of residual blocks: they save some six times their boundary tensors."""
     rng = random.Random(seed)
     sizes = tuple(rng.randint(2**18, 2**21) for _ in range(count + 1))
     return UnitChain(
@@ -79,14 +79,14 @@ def _block(rng: random.Random, at: int, before: int, after: int) -> Unit:
     forward = rng.uniform(1, 4) * 1e-3
     plain = Choice(
         save="everything",
-        kept_bytes=kept,
-        kept_tensors=frozenset({at}),
+        saved_bytes=kept,
+        saved_tensors=frozenset({at}),
         forward_peak_bytes=kept + after,
         backward_peak_bytes=before + after,
     )
     matmuls = Choice(
         save="matmuls",
-        kept_bytes=kept // 2,
+        saved_bytes=kept // 2,
         forward_peak_bytes=kept // 2 + 2 * after,
         backward_peak_bytes=before + after + kept // 2,
         recompute_cost=forward * rng.uniform(0.05, 0.3),

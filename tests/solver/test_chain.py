@@ -9,7 +9,7 @@ from rematbench.solver.chain import Choice, Unit, UnitChain
 
 CHAIN = long_chain(3)
 UNIT = CHAIN.units[1]
-SELECTIVE = Choice(save="half", kept_bytes=0, forward_peak_bytes=0, backward_peak_bytes=0, recompute_cost=1.0)
+SELECTIVE = Choice(save="half", saved_bytes=0, forward_peak_bytes=0, backward_peak_bytes=0, recompute_cost=1.0)
 
 
 def test_sizes_add_up() -> None:

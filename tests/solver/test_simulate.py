@@ -15,8 +15,8 @@ A, B, C, D = 1, 2, 4, 8
 def unit(at: int, **changes: object) -> Unit:
     plain = Choice(
         save="everything",
-        kept_bytes=100,
-        kept_tensors=frozenset({at}),
+        saved_bytes=100,
+        saved_tensors=frozenset({at}),
         forward_peak_bytes=130,
         backward_peak_bytes=1000,
     )
@@ -79,7 +79,7 @@ def test_a_tensor_that_travels_along_counts_once() -> None:
         units=tuple(
             Unit(
                 name=str(at),
-                choices=(Choice(save="everything", kept_bytes=5, forward_peak_bytes=0, backward_peak_bytes=0),),
+                choices=(Choice(save="everything", saved_bytes=5, forward_peak_bytes=0, backward_peak_bytes=0),),
                 forward_bytes=0,
                 forward_cost=1,
                 rerun_cost=1,
@@ -101,7 +101,7 @@ def test_what_is_fixed_is_held_whatever_the_placement() -> None:
 def test_every_region_costs_what_a_region_costs_once() -> None:
     """A nested one too, as its own backward comes once; a selective choice has it in its own cost."""
     matmuls = Choice(
-        save="matmuls", kept_bytes=7, forward_peak_bytes=9, backward_peak_bytes=20_000, recompute_cost=0.25
+        save="matmuls", saved_bytes=7, forward_peak_bytes=9, backward_peak_bytes=20_000, recompute_cost=0.25
     )
     chain = chain_of_three(choices=(unit(0).choices[0], matmuls))
     dear = replace(chain, region_cost=1000.0)
@@ -112,7 +112,7 @@ def test_every_region_costs_what_a_region_costs_once() -> None:
 
 def test_a_selective_choice_holds_its_input_and_costs_what_it_redoes() -> None:
     matmuls = Choice(
-        save="matmuls", kept_bytes=7, forward_peak_bytes=9, backward_peak_bytes=20_000, recompute_cost=0.25
+        save="matmuls", saved_bytes=7, forward_peak_bytes=9, backward_peak_bytes=20_000, recompute_cost=0.25
     )
     chain = without_parameters()
     last = unit(2, parameter_gradient_bytes=0, choices=(chain.units[2].choices[0], matmuls))

@@ -64,9 +64,8 @@ def _baseline(path: Path) -> Run:
         return Run(path)
     except StorageError as error:
         if not path.exists():
-            raise CannotJudgeError(
-                f"there is no baseline {path}: `rematbench baseline` makes one from a run"
-            ) from error
+            hint = "`rematbench baseline update` makes one from a run"
+            raise CannotJudgeError(f"there is no baseline {path}: {hint}") from error
         raise
 
 

@@ -17,6 +17,7 @@ def schedule(
     budget_s: float,
     clock: Callable[[], float],
     rounds: int | None = None,
+    is_settled: Callable[[], bool] = lambda: False,
 ) -> Iterator[str]:
     """Yield the placements to run next, round after round.
 
@@ -27,10 +28,16 @@ def schedule(
         budget_s: rounds go on until they have taken this long, between `MIN_ROUNDS` and `MAX_ROUNDS` of them.
         clock: seconds; an argument so that tests need not wait.
         rounds: exactly so many instead.
+        is_settled: asked now and then whether what has been timed will do; not every round, as the answer costs time.
     """
     shuffle = random.Random(seed).shuffle
-    start, done = clock(), 0
+    start, done, ask_at = clock(), 0, MIN_ROUNDS
     while not _enough(done, rounds, clock() - start, budget_s):
+        if rounds is None and done == ask_at:
+            if is_settled():
+                return
+            # A third more each time: who looks after every round stops at the first interval that is narrow by chance.
+            ask_at += -(-ask_at // 3)
         order = list(names)
         shuffle(order)
         yield from order

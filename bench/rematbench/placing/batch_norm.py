@@ -27,6 +27,8 @@ def frozen_statistics(norms: Iterable[Any]) -> Iterator[None]:
     which torch's checkpoint insists on. A counter without memory counts in place of the real one: `SyncBatchNorm` will
     not run without any.
     """
+    # `eval()` would normalise by other numbers; `track_running_stats = False` hands the kernel no running statistics,
+    # and what it is handed is among what it saves.
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm, _, counter in before:

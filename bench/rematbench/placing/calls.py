@@ -54,6 +54,35 @@ def carried(given: Any, result: Any) -> Any:
     return result
 
 
+def next_call(call: Call, result: Any, *, sequential: bool) -> Call:
+    """Return the call of the next block that makes both blocks fit for one region.
+
+    Args:
+        call: of a block; the block after it gets the same arguments but for the value.
+        result: of that call.
+        sequential: whether a `Sequential` hands it on, which hands on all of it.
+    """
+    return call._replace(value=result if sequential else carried(call.value, result))
+
+
+class Departure(NamedTuple):
+    """Where a call is another than it would have to be.
+
+    Attributes:
+        argument: the first further argument that differs, `args[1]` or a keyword; None where it is the value.
+    """
+
+    argument: str | None
+
+
+def departure(expected: Call, found: Call) -> Departure | None:
+    """Return where a call departs from what `next_call` expected of it; None where one region may hold both."""
+    if not same(found.value, expected.value):
+        return Departure(None)
+    argument = first_difference(expected.rest, found.rest)
+    return None if argument is None else Departure(argument)
+
+
 def _shape(value: Any) -> pytree.TreeSpec:
     return pytree.tree_structure(value)
 

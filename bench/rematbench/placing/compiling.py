@@ -1,7 +1,7 @@
 """`torch.compile` under an activation memory budget: the compiler's own planner, as a peer of placements.
 
 The budget is a share of what the plain compiled step saves, between recomputing all it can (0) and nothing (1). It is
-`torch._functorch.config.activation_memory_budget`, read while a graph is cut into its forward and its backward.
+`activation_memory_budget` of torch/_functorch/config.py, read while a graph is cut into its forward and its backward.
 """
 
 from __future__ import annotations
@@ -38,5 +38,7 @@ def _called(model: nn.Module) -> Callable[..., Any]:
         assert held is not None
         return call_of(held)(*args, **kwargs)
 
-    call.__code__ = call.__code__.replace()  # another one each time: dynamo counts recompilations by code
+    # Another code object each time: dynamo keeps what it compiled by code, and runs eagerly what it has compiled too
+    # often (`recompile_limit` in torch/_dynamo/config.py), though each time was for another model.
+    call.__code__ = call.__code__.replace()
     return call

@@ -10,6 +10,7 @@ import torch
 from rematbench.errors import PlacementError
 from rematbench.torch_internals import pytree, tensor_without_memory, without_torch_function
 
+# Names as `__torch_function__` gets them (torch/overrides.py), those of properties by their `__get__`.
 _HARMLESS = frozenset(
     "shape size ndim dim ndimension numel nelement element_size itemsize nbytes __len__ stride storage_offset layout "
     "dtype device get_device is_cpu is_cuda is_mps is_xpu is_meta is_floating_point is_complex is_sparse is_quantized "
@@ -29,14 +30,17 @@ class Placeholder(torch.Tensor):
     or setting a flag on a module, is not seen.
     """
 
-    _source: str
+    _producer: str
     _consumer: str
 
     @staticmethod
-    def __new__(cls, value: torch.Tensor, source: str, consumer: str) -> Placeholder:
-        """Stand in for `value`, which the block `source` returned and only the block `consumer` may be given."""
+    def __new__(cls, value: torch.Tensor, producer: str, consumer: str) -> Placeholder:
+        """Stand in for `value`, which the block `producer` returned and only the block `consumer` may be given."""
+        # What it claims to be is what the model's loop sees: one that branches by dtype, device or shape goes on as it
+        # would with the value.
         placeholder: Placeholder = tensor_without_memory(cls, value)
-        vars(placeholder).update(_source=source, _consumer=consumer)
+        # Into the dictionary itself, as `__setattr__` refuses.
+        vars(placeholder).update(_producer=producer, _consumer=consumer)
         return placeholder
 
     def __setattr__(self, name: str, _value: Any) -> NoReturn:
@@ -57,6 +61,8 @@ class Placeholder(torch.Tensor):
         with without_torch_function():
             return func(*args, **(kwargs or {}))
 
+    # What went past `__torch_function__` arrives here: operators that C++ calls, and those of `to` and `contiguous`
+    # where there is something to convert.
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, _types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -64,7 +70,7 @@ class Placeholder(torch.Tensor):
         _refuse(_name(func), args, kwargs)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return f"Placeholder(result of {self._source}, shape={tuple(self.shape)}, dtype={self.dtype})"
+        return f"Placeholder(result of {self._producer}, shape={tuple(self.shape)}, dtype={self.dtype})"
 
 
 def _name(func: Any) -> str:
@@ -78,6 +84,6 @@ def _name(func: Any) -> str:
 def _refuse(use: str, *values: Any) -> NoReturn:
     used = next(leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Placeholder))
     raise PlacementError(
-        f"the model uses what {used._source} returns in {use}, not only as the input of {used._consumer}, "
+        f"the model uses what {used._producer} returns in {use}, not only as the input of {used._consumer}, "
         f"and inside a region that value is not kept: end the region before {used._consumer}"
     )

@@ -22,9 +22,8 @@ from rematbench.placing.calls import (
     Call,
     Versions,
     argument_with,
-    carried,
-    first_difference,
-    same,
+    departure,
+    next_call,
     versions,
     written_since,
 )
@@ -33,7 +32,23 @@ from rematbench.placing.placeholder import Placeholder
 from rematbench.placing.sites import Site
 from rematbench.torch_internals import has_hooks, pytree
 
-_TURNS = count(1)
+_RECOMPUTATIONS = count(1)
+
+
+class _Expected(NamedTuple):
+    """What a region waits for: which member's call, what it has to be like, and what each member is to return."""
+
+    position: int
+    call: Call
+    versions: Versions
+    results: list[Any]
+
+
+@dataclass(frozen=True)
+class _Input:
+    """Stands for the region's input with this number among the leaves of its arguments."""
+
+    number: int
 
 
 class RegionRun:
@@ -57,57 +72,88 @@ class RegionRun:
         self._checkpointed = checkpointer(site.region, site.members)
         self._own = [member.forward for member in site.members]
         self._steps = _steps(site, self._outermost)
-        self._due: _Due | None = None
+        self._expected: _Expected | None = None
         self._running = False
         self._read: list[tuple[weakref.ref[torch.Tensor], int]] = []
         _refuse_hooks(site)
 
     def forward_of(self, position: int) -> Forward:
         """Return what stands as the forward of a member while the region is in force."""
-        return self._begin if position == 0 else partial(self._go_on, position)
+        return self._first if position == 0 else partial(self._later, position)
 
     def run(self, arguments: Arguments) -> tuple[Any, list[Any]]:
         """Run the region; return the last member's result, and what to hand out for those of the members before it."""
         between: list[Any] = []
-        if torch.is_grad_enabled():
-            before = versions(arguments)
-            output = self._checkpointed(_Pass(self, between), *arguments)
-            self._refuse_changes(before, arguments)
+        if not torch.is_grad_enabled():  # without a backward there is nothing to recompute for
+            output = self._run_members(between, arguments)
         else:
-            output = self.run_as_one(between, arguments)
-        return output, _given_out(between, arguments) if between else []
+            first_run = True
 
-    def run_as_one(self, between: list[Any], arguments: Arguments) -> Any:
-        """Run the members; a member that one of them calls, or that calls itself, is not the loop's call."""
+            # The checkpoint keeps this function until backward (`recompute_fn` in torch/utils/checkpoint.py), so it
+            # must not hold `arguments`: those are saved through autograd, where an outer region can let go of them.
+            def members(*args: Any, **kwargs: Any) -> Any:
+                nonlocal first_run
+                if not first_run:
+                    self.recomputed = next(_RECOMPUTATIONS)
+                first_run = False
+                return self._run_members(between, (args, kwargs))
+
+            before = versions(arguments)
+            output = self._checkpointed(members, *arguments)
+            self._refuse_changes(before, arguments)
+        if not between:
+            return output, []
+        inputs = pytree.tree_leaves(arguments)
+        return output, pytree.tree_map_only(_Input, lambda leaf: inputs[leaf.number], between)
+
+    def _run_members(self, between: list[Any], arguments: Arguments) -> Any:
+        """Run the members one after the other; `between` becomes the results of all but the last, as placeholders.
+
+        Nothing in it holds memory, as it lives as long as the checkpoint: an input that a member handed through stands
+        in it as its number.
+        """
+        # A member that one of them calls, or that calls itself, is not the loop's call: it runs its own forward.
         was_running, self._outermost._running = self._outermost._running, True
         try:
-            return self._run_members(between, arguments)
+            if len(self.names) == 1:
+                return self._steps[0](arguments)[0]
+            call, inputs = Call.of(arguments), pytree.tree_leaves(arguments)
+            results: list[Any] = []
+            output: Any = None
+            for number, step in enumerate(self._steps):
+                if number > 0:
+                    results.append(self._placeholders(output, inputs, len(results)))
+                    arguments = call.onward(self._handed_on(call, output))
+                try:
+                    output, inner = step(arguments)
+                except Exception as error:
+                    if number > 0:
+                        name, before = self.names[len(results)], self.names[len(results) - 1]
+                        error.add_note(
+                            f"{self.title} is one region: {name} got what {before} returned and else what "
+                            f"{self.names[0]} was given"
+                        )
+                    raise
+                results += [self._placeholders(result, inputs, at) for at, result in enumerate(inner, len(results))]
+            between[:] = results
+            return output
         finally:
             self._outermost._running = was_running
 
-    def _run_members(self, between: list[Any], arguments: Arguments) -> Any:
-        """Run the members one after the other; `between` becomes their results but the last, placeholder.
+    def _placeholders(self, result: Any, inputs: list[Any], position: int) -> Any:
+        """Return a member's result with nothing in it that could be used but as the input of the next member."""
+        numbers = {id(leaf): number for number, leaf in enumerate(inputs)}
+        producer, consumer = self.names[position], self.names[position + 1]
 
-        Nothing in it holds memory: an input that a member handed through stands in it as its number.
-        """
-        if len(self.names) == 1:
-            return self._steps[0](arguments)[0]
-        call, inputs = Call.of(arguments), pytree.tree_leaves(arguments)
-        results: list[Any] = []
-        output: Any = None
-        for number, step in enumerate(self._steps):
-            if number > 0:
-                results.append(self._placeholder(output, inputs, len(results)))
-                arguments = call.onward(self._carried(call, output))
-            try:
-                output, inner = step(arguments)
-            except Exception as error:
-                if number > 0:
-                    error.add_note(self._assumption(len(results)))
-                raise
-            results += [self._placeholder(result, inputs, at) for at, result in enumerate(inner, len(results))]
-        between[:] = results
-        return output
+        def placeholder(leaf: torch.Tensor) -> Placeholder | _Input:
+            if id(leaf) in numbers:
+                return _Input(numbers[id(leaf)])
+            return leaf if isinstance(leaf, Placeholder) else Placeholder(leaf, producer, consumer)
+
+        return pytree.tree_map_only(torch.Tensor, placeholder, result)
+
+    def _handed_on(self, call: Call, result: Any) -> Any:
+        return next_call(call, result, sequential=self._site.sequential).value
 
     def read_what_changed(self) -> bool:
         """Tell whether a tensor that the last call would be recomputed from has been written to since."""
@@ -116,50 +162,56 @@ class RegionRun:
 
     def forget(self) -> None:
         """Wait for no call any more: a step that was broken off would keep its values for as long as that."""
-        self._due = None
+        self._expected = None
 
-    def _begin(self, *args: Any, **kwargs: Any) -> Any:
+    def _first(self, *args: Any, **kwargs: Any) -> Any:
+        """Take the loop's call of the first member: run the region."""
         if self._running or not torch.is_grad_enabled():
             return self._own[0](*args, **kwargs)
-        self._due = None
+        self._expected = None
         _refuse_hooks(self._site)
         output, between = self.run((args, kwargs))
         if not between:
             return output
         call = Call.of((args, kwargs))
-        self._due = _Due(1, call, versions(call.rest), [*between, output])
+        self._expected = _Expected(1, call, versions(call.rest), [*between, output])
         return between[0]
 
-    def _go_on(self, position: int, *args: Any, **kwargs: Any) -> Any:
+    def _later(self, position: int, *args: Any, **kwargs: Any) -> Any:
+        """Take the loop's call of a later member: hold it to what the region assumed, and return what is there."""
         if self._running or not torch.is_grad_enabled():
             return self._own[position](*args, **kwargs)
-        due, self._due = self._due, None
-        if due is None or position != due.position:
+        expected, self._expected = self._expected, None
+        name, before = self.names[position], self.names[position - 1]
+        if expected is None or position != expected.position:
             raise PlacementError(
-                f"{self.names[position]} was called out of turn: its region assumes that it follows "
-                f"{self.names[position - 1]} in every step"
+                f"{name} was called out of turn: its region assumes that it follows {before} in every step"
             )
-        self._refuse_other(due, Call.of((args, kwargs), due.call.keyword))
-        if position < len(self.names) - 1:
-            self._due = due._replace(position=position + 1)
-        return due.results[position]
-
-    def _refuse_other(self, due: _Due, call: Call) -> None:
-        name, before = self.names[due.position], self.names[due.position - 1]
         advice = f"end the region before {name}"
-        if not same(call.value, self._carried(due.call, due.results[due.position - 1])):
+        call = Call.of((args, kwargs), expected.call.keyword)
+        result = expected.results[position - 1]
+        departed = departure(next_call(expected.call, result, sequential=self._site.sequential), call)
+        if departed and departed.argument is None:
             raise PlacementError(f"{name} did not get what {before} returned: {advice}")
-        argument = first_difference(due.call.rest, call.rest)
-        if argument is not None:
-            raise PlacementError(f"{name} got other further arguments than {self.names[0]}, in {argument}: {advice}")
-        written = written_since(due.versions)
+        if departed:
+            raise PlacementError(
+                f"{name} got other further arguments than {self.names[0]}, in {departed.argument}: {advice}"
+            )
+        # The same tensor may hold other values by now; the region has read it before the loop wrote to it.
+        written = written_since(expected.versions)
         if written is not None:
             argument = argument_with(call.rest, written)
             raise PlacementError(f"{name} got a tensor changed in place after {before}, in {argument}: {advice}")
+        if position < len(self.names) - 1:
+            self._expected = expected._replace(position=position + 1)
+        return expected.results[position]
 
     def _refuse_changes(self, before: Versions, arguments: Arguments) -> None:
         if self._site.region.save == "everything":
             return
+        # A reentrant checkpoint would recompute from the changed value without a word, as torch takes down the version
+        # of what `save_for_backward` is given after the forward (torch/csrc/autograd/python_function.cpp); the other
+        # finds out, but in backward, and names no region.
         written = written_since(before)
         if written is not None:
             raise PlacementError(
@@ -168,82 +220,27 @@ class RegionRun:
             )
         self._read = [(weakref.ref(tensor), version) for tensor, version in before]
 
-    def _assumption(self, position: int) -> str:
-        name, before = self.names[position], self.names[position - 1]
-        return f"{self.title} is one region: {name} got what {before} returned and else what {self.names[0]} was given"
-
-    def _carried(self, call: Call, result: Any) -> Any:
-        return result if self._site.sequential else carried(call.value, result)
-
-    def _placeholder(self, result: Any, inputs: list[Any], position: int) -> Any:
-        numbers = {id(leaf): number for number, leaf in enumerate(inputs)}
-        source, consumer = self.names[position], self.names[position + 1]
-
-        def stand_in(leaf: torch.Tensor) -> Placeholder | _Input:
-            if id(leaf) in numbers:
-                return _Input(numbers[id(leaf)])
-            return leaf if isinstance(leaf, Placeholder) else Placeholder(leaf, source, consumer)
-
-        return pytree.tree_map_only(torch.Tensor, stand_in, result)
-
-
-class _Due(NamedTuple):
-    """What a region waits for: which member's call, what it has to be like, and what each member is to return."""
-
-    position: int
-    call: Call
-    versions: Versions
-    results: list[Any]
-
-
-@dataclass(frozen=True)
-class _Input:
-    """Stands for the region's input with this number among the leaves of its arguments."""
-
-    number: int
-
-
-def _given_out(between: list[Any], arguments: Arguments) -> list[Any]:
-    inputs = pytree.tree_leaves(arguments)
-    return pytree.tree_map_only(_Input, lambda leaf: inputs[leaf.number], between)
-
-
-class _Pass:
-    """One call of a region: its first run is the forward, every later one a recomputation."""
-
-    def __init__(self, run: RegionRun, between: list[Any]) -> None:
-        self._run = run
-        self._between = between
-        self._ran = False
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._ran:
-            self._run.recomputed = next(_TURNS)
-        self._ran = True
-        return self._run.run_as_one(self._between, (args, kwargs))
-
 
 def _steps(site: Site, outermost: RegionRun) -> list[Any]:
     """Return what a region runs, in order: inner regions of the same chain, and the other members' own forwards.
 
     Each takes the arguments of a call and returns a result, and those of the members before its last.
     """
+
+    def own(forward: Forward, arguments: Arguments) -> tuple[Any, list[Any]]:
+        args, kwargs = arguments
+        return forward(*args, **kwargs), []
+
     steps: list[Any] = []
     position = site.start
-    for inner in site.inner:
-        steps += _plain(site, position, inner.start)
-        steps.append(RegionRun(inner, outermost).run)
-        position = inner.stop
-    return steps + _plain(site, position, site.stop)
-
-
-def _plain(site: Site, start: int, stop: int) -> list[Any]:
-    return [partial(_call, member.forward) for member in site.members[start - site.start : stop - site.start]]
-
-
-def _call(forward: Forward, arguments: Arguments) -> tuple[Any, list[Any]]:
-    args, kwargs = arguments
-    return forward(*args, **kwargs), []
+    for inner in (*site.inner, None):
+        stop = inner.start if inner else site.stop
+        members = site.members[position - site.start : stop - site.start]
+        steps += [partial(own, member.forward) for member in members]
+        if inner:
+            steps.append(RegionRun(inner, outermost).run)
+            position = inner.stop
+    return steps
 
 
 def _refuse_hooks(site: Site) -> None:

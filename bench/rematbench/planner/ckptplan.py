@@ -51,8 +51,8 @@ def regions_by_ckptplan(goal: Goal, profile: Profile) -> tuple[UnitRegion, ...]:
 
 def _kept_bytes(profile: Profile, unit: UnitProfile) -> int:
     """What its profiler would measure: the growth over one forward, of which a region would keep the input."""
-    own = unit.kept - unit.taken
-    return unit.ways[0].kept_bytes + sum(profile.tensor_bytes[tensor] for tensor in own)
+    own = unit.saved - unit.inputs
+    return unit.ways[0].saved_bytes + sum(profile.tensor_bytes[tensor] for tensor in own)
 
 
 def _profiles(blocks: Sequence[tuple[int, UnitProfile]], kept: Sequence[int], ckptplan: Any) -> Iterator[Any]:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from rematbench.placement.goal import Objective
+from rematbench.placement.placement import Region
 from rematbench.solver.chain import Choice, Unit, UnitChain
 from rematbench.solver.schedule import OFFLOAD
+
+
+def region_of(path: str, save: str, batch_norm: Literal["as-is", "once"]) -> Region:
+    """Return the region that saves what a solver's schedule says; units are measured by it and plans written in it."""
+    if save == OFFLOAD:
+        return Region(path=path, save="everything", offload=True)
+    return Region(path=path, save=save, batch_norm=batch_norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,18 +24,18 @@ class Way:
     """One way to run one unit, measured by itself.
 
     Attributes:
-        save: what it keeps, as a region says it; `everything` is the plain way.
-        kept_bytes: allocated by the forward and there after it; tensors that travel are left out.
+        save: what it saves, as a schedule says it; `everything` is the plain way.
+        saved_bytes: allocated by the forward and there after it; boundary tensors are left out.
         forward_peak_bytes, backward_peak_bytes: as in `Choice`.
-        keeps_output: whether a selective way keeps all that the unit made and returns.
+        saves_outputs: whether a selective way saves all that the unit made and returns.
         recompute_s, recompute_flops: what backward redoes.
     """
 
     save: str
-    kept_bytes: int
+    saved_bytes: int
     forward_peak_bytes: int
     backward_peak_bytes: int
-    keeps_output: bool = False
+    saves_outputs: bool = False
     recompute_s: float = 0.0
     recompute_flops: int = 0
 
@@ -37,24 +47,27 @@ class UnitProfile:
     Attributes:
         path: of the module.
         chain, position: the container it is a block of, and where in it; None and -1 outside chains.
-        taken, given: the travelling tensors that went in and came out, by number.
-        kept: those of them that autograd keeps for this unit's backward.
+        inputs, outputs: the boundary tensors that go in and come out, by number.
+        saved: those of them that autograd saves for this unit's backward.
         ways: how it can be run, the plain way first.
         forward_bytes: peak of a forward that saves nothing.
         rerun_s, rerun_flops: of a forward up to its last saved tensor.
-        glue_bytes: kept by what runs between the unit before and this one.
+        between_bytes: saved by what runs between the unit before and this one.
         lasting_bytes: outputs of the model that the unit before made. They are there to the end of the step, so that
             they count from this unit's backward on, when the unit before may have given up its own hold on them.
         can_be_region: whether one call can be checkpointed.
-        follows: whether it is the next block of the same chain and was given just what the one before it returned.
+        refusals: why not, by what a region over the unit would save: in torch's words, or the user's own. Where
+            `nothing` is refused everything is.
+        follows: whether one region may span the unit before and this one. It is the next block of the same chain, was
+            given what that one's call hands on, and nothing else that the one before returned is used by anyone later.
     """
 
     path: str
     chain: str | None = None
     position: int = -1
-    taken: frozenset[int]
-    given: frozenset[int]
-    kept: frozenset[int]
+    inputs: frozenset[int]
+    outputs: frozenset[int]
+    saved: frozenset[int]
     ways: tuple[Way, ...]
     forward_bytes: int
     forward_s: float
@@ -62,9 +75,10 @@ class UnitProfile:
     rerun_s: float
     rerun_flops: int
     parameter_gradient_bytes: int
-    glue_bytes: int = 0
+    between_bytes: int = 0
     lasting_bytes: int = 0
     can_be_region: bool = True
+    refusals: Mapping[str, str] = field(default_factory=dict)
     follows: bool = False
 
 
@@ -73,7 +87,7 @@ class Profile:
     """A model's step in the order of its units' calls.
 
     Attributes:
-        tensor_bytes, tensor_gradient_bytes: of what travels between units, by number.
+        tensor_bytes, tensor_gradient_bytes: of the boundary tensors, by number.
         region_bytes: what a region keeps besides its input, such as the random state.
         region_s: what a region takes besides what it runs again.
         step_s: what the plain step took when the seconds of the units were found in it; None if they were not.
@@ -91,22 +105,22 @@ class Profile:
 
         What a region keeps besides its input is a tensor of its own at every boundary, which only regions hold.
         """
-        count, travelling = len(self.units), len(self.tensor_bytes)
-        values = [frozenset(self._live(boundary)) | {travelling + boundary} for boundary in range(count)]
+        count, tensors = len(self.units), len(self.tensor_bytes)
+        values = [frozenset(self._live(boundary)) | {tensors + boundary} for boundary in range(count)]
         return UnitChain(
             tensor_bytes=(*self.tensor_bytes, *[self.region_bytes] * count),
             tensor_gradient_bytes=(*self.tensor_gradient_bytes, *[0] * count),
             values=(*values, frozenset(self._live(count))),
             units=tuple(_unit(unit, objective) for unit in self.units),
-            joins=tuple(unit.follows and not unit.glue_bytes for unit in self.units[1:]),
+            joins=tuple(unit.follows and not unit.between_bytes for unit in self.units[1:]),
             region_cost=self.region_s if objective == "time" else 0.0,
         )
 
     def _live(self, boundary: int) -> set[int]:
-        """Return the tensors that are there before a unit and still taken by it or a later one."""
-        before = {tensor for unit in self.units[:boundary] for tensor in unit.taken | unit.given}
-        later = {tensor for unit in self.units[boundary:] for tensor in unit.taken}
-        first = self.units[boundary].taken if boundary < len(self.units) else set()
+        """Return the tensors that are there before a unit and go into it or a later one."""
+        before = {tensor for unit in self.units[:boundary] for tensor in unit.inputs | unit.outputs}
+        later = {tensor for unit in self.units[boundary:] for tensor in unit.inputs}
+        first = self.units[boundary].inputs if boundary < len(self.units) else set()
         return (before | first) & later
 
 
@@ -121,7 +135,7 @@ def _unit(unit: UnitProfile, objective: Objective) -> Unit:
         forward_cost=forward,
         rerun_cost=min(forward, unit.rerun_s if seconds else float(unit.rerun_flops)),
         parameter_gradient_bytes=unit.parameter_gradient_bytes + unit.lasting_bytes,
-        fixed_bytes=unit.glue_bytes,
+        fixed_bytes=unit.between_bytes,
         can_be_region=unit.can_be_region,
     )
 
@@ -129,8 +143,8 @@ def _unit(unit: UnitProfile, objective: Objective) -> Unit:
 def _choice(way: Way, unit: UnitProfile, seconds: bool) -> Choice:
     return Choice(
         save=way.save,
-        kept_bytes=way.kept_bytes,
-        kept_tensors=unit.kept if way.save == "everything" else unit.given if way.keeps_output else frozenset(),
+        saved_bytes=way.saved_bytes,
+        saved_tensors=unit.saved if way.save == "everything" else unit.outputs if way.saves_outputs else frozenset(),
         forward_peak_bytes=way.forward_peak_bytes,
         backward_peak_bytes=way.backward_peak_bytes,
         recompute_cost=way.recompute_s if seconds else float(way.recompute_flops),

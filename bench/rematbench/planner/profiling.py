@@ -1,33 +1,36 @@
 """Measure a model's units one at a time, so that a solver can predict any placement from them.
 
-One forward is run in which every unit, the moment it is called, is measured by itself on what it was given: forward,
-what it keeps, backward, and again under each save policy. Only one unit's activations are there at a time, so a model
-can be profiled on a device that its plain step does not fit on.
+One forward is run in which every unit, the moment it is called, is measured by itself on its inputs: forward, what it
+saves, backward, and again by each save set. Only one unit's activations are there at a time, so a model can be profiled
+on a device that its plain step does not fit on. Units that do the same are measured once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from rematbench.placing.calls import Arguments, Call, departure, next_call
 from rematbench.placing.outline import CONTAINERS
 from rematbench.placing.parts import parts
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import Profile, UnitProfile
-from rematbench.planner.unit_meter import Bench, Measured, Run, measure_unit, unpacked
-from rematbench.solver.schedule import OFFLOAD
-from rematbench.torch_internals import StorageReference, children_of, pytree, write_count
+from rematbench.planner.signature import signature_of
+from rematbench.planner.unit_meter import UnitCall, UnitCosts, UnitMeter, as_saved, measure_unit
+from rematbench.solver.schedule import NOTHING, OFFLOAD
+from rematbench.torch_internals import DispatchMode, StorageReference, children_of, pytree, write_count
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.step import Workload, batch_tensors, call, clear_gradients, loss_of
 
-POLICIES = ("matmuls",)
-"""The save policies that a plan may choose from for single blocks; on a GPU, `offload` too."""
+SAVES = ("matmuls",)
+"""The save sets that a plan may choose from for single blocks; on a GPU, `offload` too."""
 
 
 def profile(workload: Workload, device: torch.device) -> Profile:
@@ -35,19 +38,18 @@ def profile(workload: Workload, device: torch.device) -> Profile:
 
     The model is left as it was but for what a forward changes in it (buffers, random state).
     """
-    bench = Bench(device)
-    profiler = _Profiler(workload, bench)
-    modules = parts(workload.module)
-    with shadowed(modules, profiler.around), saved_tensors_hooks(profiler.keep_glue, unpacked):
+    profiler = _Profiler(workload, UnitMeter(device))
+    with shadowed(parts(workload.module), profiler.around), profiler.between_units():
         output = call(workload)
         profiler.loss(output)
     return profiler.profile(output)
 
 
-class _Travellers:
+class _BoundaryTensors:
     """Numbers the tensors that go from unit to unit, by storage; one seen again has its number."""
 
     def __init__(self, static: Iterator[torch.Tensor]) -> None:
+        # Weak references, which hold no memory but keep an address from being given to another storage.
         self._static = [StorageReference(tensor) for tensor in static]
         self._known = {reference.key for reference in self._static}
         self._references: dict[int, StorageReference] = {}
@@ -69,92 +71,157 @@ class _Travellers:
             self.gradient_bytes.append(0)
         return self._numbers[reference.key]
 
+    def numbers(self, leaves: Any) -> frozenset[int]:
+        return frozenset(number for leaf in leaves if (number := self.number(leaf)) is not None)
+
+    def numbered(self, leaves: Any) -> Iterator[int]:
+        """Yield the numbers of those that have one."""
+        for leaf in leaves:
+            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
+                number = self._numbers.get(StorageReference(leaf).key)
+                if number is not None:
+                    yield number
+
     def note_gradient(self, leaf: Any, held_bytes: int) -> None:
-        """Take down what the gradient holds that a taker gives a tensor; that of a part becomes one of the whole."""
+        """Take down what the gradient holds that a unit gives its input; that of a part becomes one of the whole."""
         number = self.number(leaf)
         if number is not None:
             whole = self.bytes[number] if leaf.nbytes < self.bytes[number] else 0
             self.gradient_bytes[number] = max(self.gradient_bytes[number], held_bytes, whole)
 
-    def numbers(self, leaves: Any) -> frozenset[int]:
-        return frozenset(number for leaf in leaves if (number := self.number(leaf)) is not None)
+
+class _Uses(DispatchMode):
+    """Tells which tensors go into operators: what a loop only passes on, keeps or asks for its shape does not."""
+
+    # Without this, torch refuses to run a higher-order operator under the mode at all.
+    supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare the second that importing dynamo takes, as `FlopMeter` does."""
+        return False
+
+    def __init__(self, note: Callable[[list[Any]], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._note = note
+
+    def __torch_dispatch__(
+        self, func: Any, _types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self._note(pytree.tree_leaves((args, kwargs)))
+        return func(*args, **(kwargs or {}))
 
 
-@dataclass(kw_only=True)
-class _Before:
-    """The unit before, as the next one is held against it; the leaves themselves, so that they stay who they are."""
+class _Place(NamedTuple):
+    """Where a unit stands in a chain; `sequential` is a chain that hands on all that a block returns."""
 
-    chain: str | None
+    chain: str
     position: int
-    outputs: list[Any]
-    rest: list[Any]
+    sequential: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Expected:
+    """The call that would continue a chain, after one of its blocks."""
+
+    place: _Place
+    call: Call
 
 
 class _Profiler:
     """Stands in front of every unit during the one forward."""
 
-    def __init__(self, workload: Workload, bench: Bench) -> None:
+    def __init__(self, workload: Workload, meter: UnitMeter) -> None:
         self._workload = workload
-        self._bench = bench
+        self._meter = meter
         module = workload.module
         self._modules = parts(module)
-        self._static = (*module.parameters(), *module.buffers(), *batch_tensors(workload.batch).values())
-        self._policies = (*POLICIES, OFFLOAD) if bench.can_offload else POLICIES
-        self._travellers = _Travellers(iter(self._static))
+        static = (*module.parameters(), *module.buffers(), *batch_tensors(workload.batch).values())
+        self._tensors = _BoundaryTensors(iter(static))
+        self._saves = (*SAVES, OFFLOAD) if meter.can_offload else SAVES
+        self._costs: dict[Any, UnitCosts] = {}
+        self._uses = _Uses(self._note_used)
         self._measuring = False
-        self._glue: dict[int, tuple[StorageReference, int]] = {}
-        self._before: _Before | None = None
+        self._between: dict[int, tuple[StorageReference, int]] = {}
+        self._used: set[tuple[int, int]] = set()
+        self._expected: _Expected | None = None
         self.units: list[UnitProfile] = []
 
     def around(self, path: str, forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
-            return forward(*args, **kwargs) if self._measuring else self._unit(path, forward, args, kwargs)
+            return forward(*args, **kwargs) if self._measuring else self._unit(path, forward, (args, kwargs))
 
         return run
 
-    def keep_glue(self, tensor: torch.Tensor) -> torch.Tensor:
+    @contextmanager
+    def between_units(self) -> Iterator[None]:
+        """Watch what the model does between its units: what autograd saves of it, and which outputs it works on."""
+        with saved_tensors_hooks(self._note_saved, as_saved), self._uses:
+            yield
+
+    def _note_saved(self, tensor: torch.Tensor) -> torch.Tensor:
         """Note what is saved between units; as a hook, it has to return what is to be saved."""
-        if not self._measuring and (number := self._travellers.number(tensor.detach())) is not None:
-            self._glue.setdefault(number, (StorageReference(tensor), len(self.units)))
+        if not self._measuring and (number := self._tensors.number(tensor.detach())) is not None:
+            self._between.setdefault(number, (StorageReference(tensor), len(self.units)))
         return tensor.detach()
 
-    def _unit(self, path: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        leaves, spec = pytree.tree_flatten((args, kwargs))
+    def _note_used(self, leaves: list[Any]) -> None:
+        self._used.update((len(self.units), number) for number in self._tensors.numbered(leaves))
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Measure something, with nothing of ours in force: a dispatch mode costs time, and torch may refuse it."""
+        self._measuring = True
+        self._uses.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            self._uses.__enter__()  # type: ignore[no-untyped-call]
+            self._measuring = False
+
+    def _unit(self, path: str, forward: Forward, arguments: Arguments) -> Any:
+        """Measure a unit, run it, and return its outputs cut off from its graph, which nobody needs any more."""
+        leaves, spec = pytree.tree_flatten(arguments)
         specs: list[Any] = []
 
         def flat(*values: Any) -> tuple[Any, ...]:
-            call_args, call_kwargs = pytree.tree_unflatten(list(values), spec)
-            outputs, output_spec = pytree.tree_flatten(forward(*call_args, **call_kwargs))
+            args, kwargs = pytree.tree_unflatten(list(values), spec)
+            outputs, output_spec = pytree.tree_flatten(forward(*args, **kwargs))
             specs[:] = [output_spec]
             return tuple(outputs)
 
         module = self._modules[path]
-        run = Run(forward=flat, leaves=tuple(leaves), parameters=tuple(module.parameters()))
-        with self._alone():
+        unit = UnitCall(forward=flat, leaves=tuple(leaves), members=(module,))
+        with self._apart():
             versions = [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
-            measured = measure_unit(self._bench, run, self._policies)
-            changed = versions != [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+            digest = signature_of(unit, self._meter)
+            costs = self._costs_of(unit, (type(module), spec, *specs, digest) if digest else None)
             with torch.no_grad():
                 outputs = list(flat(*leaves))
-        ours = {id(leaf) for leaf in leaves}
-        outputs = [
-            leaf.detach().requires_grad_(at in measured.saved.needing)
-            if isinstance(leaf, torch.Tensor) and id(leaf) not in ours
-            else leaf
-            for at, leaf in enumerate(outputs)
-        ]
-        first = pytree.tree_leaves(args[:1])
-        self._add(path, measured, leaves, outputs, can_be_region=measured.can_be_region and not changed, first=first)
-        self._before = self._as_before(path, outputs, leaves[len(first) :])
-        return pytree.tree_unflatten(outputs, specs[0])
+            ours = {id(leaf) for leaf in leaves}
+            outputs = [
+                leaf.detach().requires_grad_(at in costs.saved.needing)
+                if isinstance(leaf, torch.Tensor) and id(leaf) not in ours
+                else leaf
+                for at, leaf in enumerate(outputs)
+            ]
+        if versions != [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]:
+            costs = replace(costs, refusals={NOTHING: "it changes its input in place", **costs.refusals})
+        found, result = Call.of(arguments), pytree.tree_unflatten(outputs, specs[0])
+        place = self._place(path)
+        self._add(path, costs, leaves, outputs, place, follows=self._follows(place, arguments))
+        self._expected = (
+            _Expected(place=place, call=next_call(found, result, sequential=place.sequential)) if place else None
+        )
+        return result
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._measuring = True
-        try:
-            yield
-        finally:
-            self._measuring = False
+    def _costs_of(self, unit: UnitCall, signature: tuple[Any, ...] | None) -> UnitCosts:
+        if signature is None:
+            return measure_unit(self._meter, unit, self._saves)
+        key = tuple(map(str, signature[1:])), signature[0]
+        if key not in self._costs:
+            self._costs[key] = measure_unit(self._meter, unit, self._saves)
+        return self._costs[key]
 
     def loss(self, output: Any) -> None:
         """Measure what makes a loss of the output, as the last unit, and what the model does itself after its last one.
@@ -167,93 +234,99 @@ class _Profiler:
         def flat(*values: Any) -> tuple[Any, ...]:
             return (loss_fn(pytree.tree_unflatten(list(values), spec)),)
 
-        run = Run(forward=flat, leaves=tuple(leaves), parameters=())
-        with self._alone():
-            measured = measure_unit(self._bench, run, ())
-            end_bytes = self._bench.read_backward(loss_fn(output))
-        plain, *_ = measured.ways
+        with self._apart():
+            costs = measure_unit(self._meter, UnitCall(forward=flat, leaves=tuple(leaves), members=()), ())
+            end_bytes = self._meter.read_backward(loss_fn(output))
+        plain, *_ = costs.ways
         plain = replace(plain, backward_peak_bytes=max(plain.backward_peak_bytes, end_bytes))
-        saved = replace(measured.saved, inputs=tuple(range(len(leaves))))
-        self._add(LOSS, replace(measured, ways=(plain,), saved=saved), leaves, [], can_be_region=False, first=[])
+        saved = replace(costs.saved, inputs=tuple(range(len(leaves))))
+        costs = replace(costs, ways=(plain,), saved=saved, refusals={NOTHING: "it is the loss"})
+        self._add(LOSS, costs, leaves, [], None, follows=False)
         clear_gradients(self._workload)
 
     def _add(
-        self, path: str, measured: Measured, leaves: list[Any], outputs: list[Any], *, can_be_region: bool, first: Any
+        self, path: str, costs: UnitCosts, leaves: list[Any], outputs: list[Any], place: _Place | None, *, follows: bool
     ) -> None:
-        saved = measured.saved
-        for at, held_bytes in measured.gradient_bytes.items():
-            self._travellers.note_gradient(leaves[at], held_bytes)
-        chain, position = self._place(path)
-        number = self._travellers.number
-        kept = [*(leaves[at] for at in saved.inputs), *(outputs[at] for at in saved.outputs if outputs)]
-        given = self._travellers.numbers(outputs)
+        for at, held_bytes in costs.gradient_bytes.items():
+            self._tensors.note_gradient(leaves[at], held_bytes)
+        output_numbers = self._tensors.numbers(outputs)
+        can_be_region = NOTHING not in costs.refusals
+        saved = [*(leaves[at] for at in costs.saved.inputs), *(outputs[at] for at in costs.saved.outputs if outputs)]
         self.units.append(
             UnitProfile(
                 path=path,
-                chain=chain,
-                position=position,
-                taken=self._travellers.numbers(leaves),
-                given=given,
-                kept=frozenset(found for leaf in kept if (found := number(leaf)) is not None),
-                ways=measured.ways,
-                forward_bytes=measured.forward_bytes,
-                forward_s=measured.forward_s,
-                forward_flops=measured.forward_flops,
-                rerun_s=measured.forward_s * saved.early_share,
-                rerun_flops=measured.rerun_flops,
+                chain=place.chain if place else None,
+                position=place.position if place else -1,
+                inputs=self._tensors.numbers(leaves),
+                outputs=output_numbers,
+                saved=self._tensors.numbers(saved),
+                ways=costs.ways if can_be_region else costs.ways[:1],
+                forward_bytes=costs.forward_bytes,
+                forward_s=costs.forward_s,
+                forward_flops=costs.forward_flops,
+                rerun_s=costs.forward_s * costs.saved.early_share,
+                rerun_flops=costs.rerun_flops,
                 parameter_gradient_bytes=0,
                 can_be_region=can_be_region,
-                follows=self._follows(path, leaves, first),
+                refusals=costs.refusals,
+                follows=follows,
             )
         )
 
-    def _place(self, path: str) -> tuple[str | None, int]:
+    def _place(self, path: str) -> _Place | None:
         parent, _, name = path.rpartition(".")
-        if path in self._modules:
-            container = self._workload.module.get_submodule(parent)
-            if isinstance(container, CONTAINERS):
-                return parent, [child for child, _ in children_of(container)].index(name)
-        return None, -1
+        container = self._workload.module.get_submodule(parent)
+        if path not in self._modules or not isinstance(container, CONTAINERS):
+            return None
+        position = [child for child, _ in children_of(container)].index(name)
+        return _Place(parent, position, isinstance(container, nn.Sequential))
 
-    def _as_before(self, path: str, outputs: list[Any], rest: list[Any]) -> _Before:
-        chain, position = self._place(path)
-        return _Before(chain=chain, position=position, outputs=outputs, rest=rest)
-
-    def _follows(self, path: str, leaves: list[Any], first: list[Any]) -> bool:
-        before, (chain, position) = self._before, self._place(path)
-        if before is None or chain is None or (chain, position) != (before.chain, before.position + 1):
+    def _follows(self, place: _Place | None, arguments: Arguments) -> bool:
+        """Tell whether this call is the one that the block before makes expect, by the rule that regions hold to."""
+        expected = self._expected
+        if expected is None or place is None or place != expected.place._replace(position=expected.place.position + 1):
             return False
-        return _same(first, before.outputs) and _same(leaves[len(first) :], before.rest)
+        return departure(expected.call, Call.of(arguments, expected.call.keyword)) is None
 
     def profile(self, output: Any) -> Profile:
         """Return what was measured, once the forward is over."""
-        outputs = self._travellers.numbers(pytree.tree_leaves(output))
-        sizes = self._travellers.bytes
-        glue = Counter[int]()
-        for number, (_, before) in self._glue.items():
-            glue[before] += sizes[number]
-        makers = {number: at for at, unit in enumerate(self.units) for number in unit.given - unit.taken}
+        outputs = self._tensors.numbers(pytree.tree_leaves(output))
+        sizes = self._tensors.bytes
+        between = Counter[int]()
+        for number, (_, at) in self._between.items():
+            between[at] += sizes[number]
+        makers = {number: at for at, unit in enumerate(self.units) for number in unit.outputs - unit.inputs}
         lasting = Counter[int]()
         for number in outputs:
             lasting[makers.get(number, len(self.units) - 2) + 1] += sizes[number]
         units = self._with_gradients(self._joined(outputs))
         return Profile(
-            units=tuple(replace(unit, glue_bytes=glue[at], lasting_bytes=lasting[at]) for at, unit in enumerate(units)),
-            tensor_bytes=tuple(0 if number in self._glue else size for number, size in enumerate(sizes)),
-            tensor_gradient_bytes=tuple(self._travellers.gradient_bytes),
-            region_bytes=self._bench.region_bytes,
+            units=tuple(
+                replace(unit, between_bytes=between[at], lasting_bytes=lasting[at]) for at, unit in enumerate(units)
+            ),
+            tensor_bytes=tuple(0 if number in self._between else size for number, size in enumerate(sizes)),
+            tensor_gradient_bytes=tuple(self._tensors.gradient_bytes),
+            region_bytes=self._meter.region_bytes,
         )
 
     def _joined(self, outputs: frozenset[int]) -> list[UnitProfile]:
-        """Part what no region may span: a value used in between, and modules that are called more than once."""
+        """Part what no region may span: a value used in between, and modules that are called more than once.
+
+        Inside a region nothing that a block returns is there for anyone but the next block. What the next one returns
+        itself, handing it through, is there after it.
+        """
         calls = Counter(unit.path for unit in self.units)
         joined: list[UnitProfile] = []
-        for at, unit in enumerate(self.units):
+        later = set(outputs)
+        for at, unit in reversed(list(enumerate(self.units))):
             once = calls[unit.path] == 1
-            later = set(outputs).union(*(other.taken for other in self.units[at + 1 :])) - unit.given
-            follows = unit.follows and once and not later & unit.taken
-            joined.append(replace(unit, can_be_region=unit.can_be_region and once, follows=follows))
-        return joined
+            here = {number for position, number in self._used if position == at}
+            made = self.units[at - 1].outputs if at else frozenset()
+            follows = unit.follows and once and not made & (here | (later - unit.outputs))
+            refusals = unit.refusals if once else {NOTHING: "it is called more than once", **unit.refusals}
+            joined.append(replace(unit, can_be_region=unit.can_be_region and once, refusals=refusals, follows=follows))
+            later |= unit.inputs | here
+        return joined[::-1]
 
     def _with_gradients(self, units: list[UnitProfile]) -> list[UnitProfile]:
         """Count the gradient of each parameter where backward makes it first."""
@@ -265,11 +338,3 @@ class _Profiler:
             seen.update(map(id, own))
             found.append(replace(unit, parameter_gradient_bytes=sum(parameter.nbytes for parameter in own)))
         return found[::-1]
-
-
-def _same(left: list[Any], right: list[Any]) -> bool:
-    return len(left) == len(right) and all(a is b or _equal_plain(a, b) for a, b in zip(left, right, strict=True))
-
-
-def _equal_plain(left: Any, right: Any) -> bool:
-    return type(left) is type(right) and isinstance(left, int | float | str | bool | None) and left == right

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Literal
 
 from rematbench.placement.paths import RegionPath
-from rematbench.placement.placement import Placement, Region
-from rematbench.planner.profile import Profile
+from rematbench.placement.placement import Placement
+from rematbench.planner.profile import Profile, region_of
 from rematbench.solver import schedule
 
 
@@ -19,14 +19,8 @@ def placement_of(
     fingerprint: str | None = None,
 ) -> Placement:
     """Write every region as the path of its block, or as a slice of the chain that its blocks are of."""
-    written = [_written(_path(profile, region), region.save, batch_norm) for region in regions]
+    written = [region_of(_path(profile, region), region.save, batch_norm) for region in regions]
     return Placement(name=name, regions=tuple(written), fingerprint=fingerprint)
-
-
-def _written(path: RegionPath, save: str, batch_norm: Literal["as-is", "once"]) -> Region:
-    if save == schedule.OFFLOAD:
-        return Region(path=path, save="everything", offload=True)
-    return Region(path=path, save=save, batch_norm=batch_norm)
 
 
 def _path(profile: Profile, region: schedule.UnitRegion) -> RegionPath:

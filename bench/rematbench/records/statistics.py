@@ -21,6 +21,10 @@ class Interval:
     low: float | None
     high: float | None
 
+    def is_within(self, width: float) -> bool:
+        """Tell whether its ends are known and lie no further apart than this share of the median."""
+        return self.low is not None and self.high is not None and self.high - self.low <= width * self.median
+
 
 def step_median_s(timing: Timing) -> float:
     """Median seconds a step."""

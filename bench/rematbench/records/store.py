@@ -248,6 +248,9 @@ def new_run(out: Path | None, results: Path, name: str, suite: str) -> Iterator[
 
 
 def _lock(folder: Path, descriptor: int) -> None:
+    # The folder itself, not a file in it: the kernel lets go when the process ends, however it does; nothing is left.
+    # `filelock` leaves its file in every run and, where there is no flock, uses a marker that outlives a crash.
+    # NFS gives an exclusive flock only on what is open for writing, which no folder can be, and goes without.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

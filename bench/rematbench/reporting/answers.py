@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from rematbench.records.measurement import Memory, Status
-from rematbench.records.run import Row
+from rematbench.records.measurement import Memory
 from rematbench.reporting.gathering import Model, Series
+from rematbench.reporting.sentences import failures, training
 from rematbench.traces.timeline import LOSS
 from rematbench.units import format_bytes, format_percent
 
@@ -24,7 +24,7 @@ def answers(model: Model) -> list[str]:
     """Return the sentences about a model, on its peak and on training; one that not all series share says whose."""
     said: dict[str, list[str]] = {}
     for series in model.series:
-        for sentence in (*_peak(series), *_training(series.rows), *_failed(series.rows)):
+        for sentence in (*_peak(series), *training(series.rows), *failures(series.rows)):
             said.setdefault(sentence, []).append(series.label)
     return [
         sentence if len(labels) == len(model.series) else f"{', '.join(labels)}: {sentence}"
@@ -72,37 +72,3 @@ def _largest(memory: Memory, kind: str) -> str:
     if others:
         return f"most in {len(others) + 1} blocks alike ({format_bytes(most)} in each of them)"
     return f"most in {block_text(first.block)} ({format_bytes(most)})"
-
-
-def _training(rows: Sequence[Row]) -> Iterator[str]:
-    judged = [row for row in rows if row.cells["gradients"] is not None]
-    changed = [row for row in judged if row.cells["gradients"] == "different"]
-    touched = [row for row in judged if row.cells["buffers"] == "different"]
-    if changed:
-        yield f"Training changes: gradients are different under {_names(changed)}."
-    elif judged:
-        bitwise = sum(row.cells["gradients"] == "bitwise" for row in judged)
-        extent = "every placement" if bitwise == len(judged) else f"{bitwise} of {len(judged)} placements"
-        rest = "" if bitwise == len(judged) else ", within noise or tolerance under the others"
-        what = "Gradients stay" if touched else "Training stays"
-        yield f"{what} the same: gradients are equal bit for bit to none's under {extent}{rest}."
-    if touched:
-        yield (
-            f"Buffers end up different under {_names(touched)}, as running statistics do where batch norm is "
-            "recomputed; +batch_norm=once cures that."
-        )
-
-
-def _failed(rows: Sequence[Row]) -> Iterator[str]:
-    failed = [row for row in rows if row.cells["status"] != Status.OK]
-    if failed:
-        yield f"Failed: {', '.join(_failure(row) for row in failed[:4])}{', …' if len(failed) > 4 else ''}."
-
-
-def _failure(row: Row) -> str:
-    return f"{row.cells['placement']} ({row.cells['status'].replace('_', ' ')})"
-
-
-def _names(rows: Sequence[Row]) -> str:
-    names = [row.cells["placement"] for row in rows]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

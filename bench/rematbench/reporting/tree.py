@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rematbench.records.inspection import Inspection, ModuleCost, SavedTensor
@@ -71,30 +71,28 @@ def tree(modules: Iterable[ModuleCost]) -> Node:
 
 
 def folded(nodes: Iterable[Node]) -> Iterator[Bundle]:
-    """Yield the nodes in order, runs of neighbours in one chain with one shape as one bundle."""
+    """Yield the nodes in order, runs of neighbours in one chain with one shape as one bundle: `layers[0:3]`."""
     run: list[Node] = []
     for node in nodes:
-        if run and not _follows(run[-1], node):
-            yield _bundle(run)
-            run = []
+        if run:
+            (chain, at), (next_chain, next_at) = _place(run[-1].name), _place(node.name)
+            if at is None or (next_chain, next_at) != (chain, at + 1) or run[-1].shape != node.shape:
+                yield _bundle(run)
+                run = []
         run.append(node)
     if run:
         yield _bundle(run)
 
 
-def _follows(before: Node, node: Node) -> bool:
-    (chain, at), (next_chain, next_at) = _place(before.name), _place(node.name)
-    return at is not None and chain == next_chain and next_at == at + 1 and before.shape == node.shape
-
-
 def _place(name: str) -> tuple[str, int | None]:
+    """Split `layers.3` into its chain and the position in it; a name without a position has none."""
     chain, _, last = name.rpartition(".")
     return (chain, int(last)) if last.isdecimal() else (name, None)
 
 
 def _bundle(run: list[Node]) -> Bundle:
     chain, at = _place(run[0].name)
-    name = run[0].name if len(run) == 1 else f"{chain}[{at}:{at + len(run)}]" if at is not None else run[0].name
+    name = run[0].name if len(run) == 1 or at is None else f"{chain}[{at}:{at + len(run)}]"
     return Bundle(name=name, nodes=tuple(run))
 
 
@@ -158,18 +156,15 @@ def _notes(inspection: Inspection) -> Iterator[str]:
         f"kept: allocated inside the module and there at the end of forward; the step peaks "
         f"{format_bytes(inspection.peak_bytes)} above its start, static are {format_bytes(inspection.static_bytes)}"
     )
+    rest = inspection.unexplained_bytes
+    other = f"{'-' if rest < 0 else ''}{format_bytes(abs(rest))}"
     yield (
         f"of the {format_bytes(inspection.held_bytes)} kept, autograd saved {format_bytes(inspection.saved_bytes)}, "
-        f"output and loss are {format_bytes(inspection.output_bytes)}, {_remainder(inspection)}"
+        f"output and loss are {format_bytes(inspection.output_bytes)}, {other} other (fused kernels, caches, the "
+        "model's own hooks and checkpoints)"
     )
     yield f"chains to cut: {', '.join(dict.fromkeys(map(_pattern, inspection.chains))) or 'none'}"
     yield from inspection.remarks
-
-
-def _remainder(inspection: Inspection) -> str:
-    rest = inspection.unexplained_bytes
-    sign = "-" if rest < 0 else ""
-    return f"{sign}{format_bytes(abs(rest))} other (fused kernels, caches, the model's own hooks and checkpoints)"
 
 
 def saved_sheets(inspection: Inspection) -> list[Sheet]:
@@ -178,21 +173,15 @@ def saved_sheets(inspection: Inspection) -> list[Sheet]:
     for saved in inspection.saved:
         if saved.kind == "activation":
             by_module[_pattern(saved.module)].append(saved)
-    sheets = [_saved_sheet(module, tensors) for module, tensors in by_module.items()]
-    order = sorted(range(len(sheets)), key=lambda at: -sum(saved.bytes for saved in list(by_module.values())[at]))
-    there = {saved.kind for saved in inspection.saved} - {"activation"}
-    static = sum(saved.bytes for saved in inspection.saved if saved.kind != "activation")
-    note = (
-        f"besides, {', '.join(sorted(there))} tensors of {format_bytes(static)}, which are there anyway"
-        if there
-        else ""
-    )
-    found = [sheets[at] for at in order]
-    return [*found[:-1], _with_note(found[-1], note)] if found and note else found
-
-
-def _with_note(sheet: Sheet, note: str) -> Sheet:
-    return Sheet(title=sheet.title, header=sheet.header, rows=sheet.rows, notes=(*sheet.notes, note))
+    largest = sorted(by_module.items(), key=lambda item: -sum(saved.bytes for saved in item[1]))
+    sheets = [_saved_sheet(module, tensors) for module, tensors in largest]
+    static = [saved for saved in inspection.saved if saved.kind != "activation"]
+    if sheets and static:
+        kinds = ", ".join(sorted({saved.kind for saved in static}))
+        size = format_bytes(sum(saved.bytes for saved in static))
+        note = f"besides, {kinds} tensors of {size}, which are there anyway"
+        sheets[-1] = replace(sheets[-1], notes=(note,))
+    return sheets
 
 
 def _saved_sheet(module: str, tensors: list[SavedTensor]) -> Sheet:

@@ -50,6 +50,7 @@ class Worker:
 
     def __enter__(self) -> Worker:
         self._channel, theirs = os.pipe()
+        # -P: a user's rematbench.py, or numpy.py, in this folder is not what the worker imports.
         command = [sys.executable, "-P", "-m", "rematbench.running.worker", str(theirs)]
         try:
             with _appended(self._log) as log:
@@ -60,7 +61,7 @@ class Worker:
                     stderr=subprocess.STDOUT,
                     pass_fds=[theirs],
                     env=self._environment,
-                    start_new_session=True,
+                    start_new_session=True,  # Ctrl-C reaches the runner alone, and the group ends with its children
                 )
         finally:
             os.close(theirs)
@@ -84,13 +85,16 @@ class Worker:
         or made here for one that was killed or ran out of time.
 
         Raises:
-            RematbenchError: the order asks for something that the user has to mend.
+            RematbenchError: the order is a usage error, as the worker found.
         """
         current = Began(placement="", stage="building")
         started = False
         self._deadline = time.monotonic() + START_LIMIT_S
         for line in self._lines():
-            message = _read(line)
+            try:
+                message = MESSAGE.validate_json(line)
+            except ValidationError as error:
+                raise RematbenchError(f"a worker said what the runner does not understand: {line[:200]!r}") from error
             if isinstance(message, Refused):
                 raise RematbenchError(message.message)
             if isinstance(message, Began):
@@ -113,7 +117,7 @@ class Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ)
             while True:
-                ended = self._process.poll() is not None
+                ended = self._process.poll() is not None  # before reading: what it said last is read after its end
                 left_s = self._deadline - time.monotonic()
                 if selector.select(0 if ended else max(0.0, min(left_s, LOOK_S))):
                     chunk = os.read(self._channel, 1 << 16)
@@ -129,15 +133,20 @@ class Worker:
             limit = f"{self._timeout_s:g} s; --timeout sets the limit" if started else f"{START_LIMIT_S:g} s"
             message = f"{stage}: not done after {limit}"
             return Failed(placement=current.placement, status=Status.TIMEOUT, message=message)
-        message = f"{stage}: {self._end()}; its output is in {self._log.name}"
+        message = f"{stage}: {self._how_it_ended()}; its output is in {self._log.name}"
         return Failed(placement=current.placement, status=Status.KILLED, message=message)
 
-    def _end(self) -> str:
+    def _how_it_ended(self) -> str:
         """Wait for a worker that has closed the channel, and say how it ended."""
         try:
-            return _cause(self._process.wait(END_LIMIT_S))
+            code = self._process.wait(END_LIMIT_S)
         except subprocess.TimeoutExpired:
             return "the worker closed its connection to the runner and went on"
+        if code >= 0:
+            return f"the worker exited with {code} before it was done"
+        name = signal.Signals(-code).name
+        hint = " (the kernel does this when memory runs out)" if name == "SIGKILL" else ""
+        return f"the worker was killed by {name}{hint}"
 
     def _kill(self) -> None:
         """End the worker and whatever it started, and wait for it."""
@@ -151,18 +160,3 @@ def _appended(log: Path) -> BinaryIO:
         return log.open("ab")
     except OSError as error:
         raise StorageError(f"{log}: {error.strerror}") from error
-
-
-def _read(line: bytes) -> Any:
-    try:
-        return MESSAGE.validate_json(line)
-    except ValidationError as error:
-        raise RematbenchError(f"a worker said what the runner does not understand: {line[:200]!r}") from error
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"the worker exited with {code} before it was done"
-    name = signal.Signals(-code).name
-    hint = " (the kernel does this when memory runs out)" if name == "SIGKILL" else ""
-    return f"the worker was killed by {name}{hint}"

@@ -115,7 +115,7 @@ class Failed(Record):
 
 
 class Refused(Record):
-    """The order asks for something the user has to mend; the worker ends after this."""
+    """The order is a usage error, which the sentence names; the worker ends after this."""
 
     kind: Literal["refused"] = "refused"
     message: str

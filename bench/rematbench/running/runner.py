@@ -48,8 +48,8 @@ def run_suite(suite: Suite, store: Store, root: Path, watcher: Watcher) -> None:
     """Measure everything in the suite that the store does not have yet.
 
     Raises:
-        RematbenchError: something the user has to mend: a device that is not there, a model that cannot be imported, a
-            folder that cannot be written, or a store from another environment. Finished rows stay.
+        RematbenchError: a device is not there, a model cannot be imported, the folder cannot be written, or its store
+            comes from another environment. Finished rows stay.
     """
     devices = [probe(name, suite.settings, store, watcher) for name in suite.settings.devices]
     for job in suite.jobs(root, devices):

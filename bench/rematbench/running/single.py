@@ -95,7 +95,7 @@ def measure_single(suite: Suite, root: Path) -> MeasuredCase:
 
     Raises:
         CaseFailedError: it ran and failed; the sentence is followed by the last lines of the worker's output.
-        RematbenchError: something the user has to mend: no such model, no such device.
+        RematbenchError: a usage error: no such model, no such device.
     """
     suite.check_models(root)
     with run_aside(suite, root) as store:
@@ -107,7 +107,7 @@ def inspect_single(suite: Suite, root: Path) -> Inspection:
 
     Raises:
         CaseFailedError: it failed; the sentence is followed by the last lines of the worker's output.
-        RematbenchError: something the user has to mend.
+        RematbenchError: a usage error.
     """
     suite.check_models(root)
     with tempfile.TemporaryDirectory() as folder:

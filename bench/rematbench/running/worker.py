@@ -39,6 +39,7 @@ from rematbench.placing.outline import outline
 from rematbench.planner.planner import Planner
 from rematbench.record import Record
 from rematbench.records.measurement import Measurement, PlanFacts, Status, Structure, Timing
+from rematbench.records.statistics import step_ratio
 from rematbench.running.protocol import (
     ORDER,
     Began,
@@ -119,7 +120,7 @@ def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: 
     """Do what is ordered and say each thing the moment it is known.
 
     Raises:
-        RematbenchError: the order asks for something that the user has to mend.
+        RematbenchError: the order is a usage error.
         Stopped: a placement failed, and that has been said.
     """
     if isinstance(order, ProbeOrder):
@@ -273,21 +274,34 @@ class _Work:
             if name not in warm:
                 self._timed_step(name)
         samples: dict[str, list[float]] = defaultdict(list)
+
+        def timing(name: str) -> Timing:
+            return Timing(step_s=tuple(samples[name]), plain_s=tuple(samples[PLAIN]) if plain else ())
+
+        def is_settled() -> bool:
+            width = self._settings.interval_width
+            return bool(plain and width) and all(step_ratio(timing(name)).is_within(width) for name in names)
+
         gc.collect()
-        for name in self._schedule(timed) if timed else ():
+        for name in self._schedule(timed, is_settled) if timed else ():
             samples[name].append(self._timed_step(name))
         for name in names:
-            timing = Timing(step_s=tuple(samples[name]), plain_s=tuple(samples[PLAIN]) if plain else ())
-            self._say(Timed(placement=name, timing=timing))
+            self._say(Timed(placement=name, timing=timing(name)))
 
     def _timed_step(self, name: str) -> float:
         with self._stage(name, "timing"):
             return self._session.timed_step(self._placement(name))
 
-    def _schedule(self, names: tuple[str, ...]) -> Iterator[str]:
+    def _schedule(self, names: tuple[str, ...], is_settled: Callable[[], bool]) -> Iterator[str]:
         settings = self._settings
-        clock = clock_for(self._device)
-        return schedule(names, seed=settings.seed, budget_s=settings.time_budget_s, clock=clock, rounds=settings.rounds)
+        return schedule(
+            names,
+            seed=settings.seed,
+            budget_s=settings.time_budget_s,
+            clock=clock_for(self._device),
+            rounds=settings.rounds,
+            is_settled=is_settled,
+        )
 
     def _resident(self, name: str) -> None:
         with self._stage(name, "resident"):

@@ -58,8 +58,8 @@ class _Program:
     """The linear program; time i is the backward of unit i, so time runs from n-1 down to 0.
 
     Every variable is a share from 0 to 1:
-        saved i j: at time i, what the plain unit j keeps is held.
-        tensor i t: at time i, a travelling tensor is held.
+        saved i j: at time i, what the plain unit j saves is held.
+        tensor i t: at time i, a boundary tensor is held.
         rerun i j: unit j was run again between times i+1 and i, as far as its last saved tensor.
         output i j: and that to its end.
         choice j k: unit j runs by its selective choice k, held from its forward to time j.
@@ -96,8 +96,8 @@ class _Program:
         for number, unit in enumerate(chain.units[: time + 1]):
             for index, choice in enumerate(unit.choices):
                 holder: Variable = ("choice", number, index) if index else ("saved", time, number)
-                terms[holder] = choice.kept_bytes + (choice.backward_peak_bytes if number == time else 0)
-                for tensor in at.kept(number, index):
+                terms[holder] = choice.saved_bytes + (choice.backward_peak_bytes if number == time else 0)
+                for tensor in at.saved(number, index):
                     terms["tensor", time, tensor] = chain.tensor_bytes[tensor]
                     self._at_most({holder: 1, ("tensor", time, tensor): -1})
         held = sum(unit.fixed_bytes for unit in chain.units[: time + 1]) + at.gradients[time + 1]

@@ -1,4 +1,4 @@
-"""A model's step as plain numbers: units run in a row, and the tensors that travel between them.
+"""A model's step as plain numbers: units run in a row, and the boundary tensors between them.
 
 All sizes are integer bytes. A cost is any non-negative number that adds up: seconds, or FLOPs.
 """
@@ -18,18 +18,18 @@ class Choice:
     would not free what it caches.
 
     Attributes:
-        save: what the choice keeps, as a region says it (`everything`, `matmuls`).
-        kept_bytes: held from the unit's forward to its backward; tensors that travel between units are not in it.
-        kept_tensors: the travelling tensors, of the unit's input and output, it keeps alive until its backward.
+        save: what the choice saves, as a region says it (`everything`, `matmuls`).
+        saved_bytes: held from the unit's forward to its backward; boundary tensors are not in it.
+        saved_tensors: the boundary tensors, of the unit's input and output, held until its backward.
         forward_peak_bytes: the most its forward needs above what is live when it begins, its own output included.
-        backward_peak_bytes: the most its backward needs above what is live when it begins, which is what it kept
+        backward_peak_bytes: the most its backward needs above what is live when it begins, which is what it saved
             and the gradients of its output.
         recompute_cost: what its backward redoes; 0 for the plain choice.
     """
 
     save: str
-    kept_bytes: int
-    kept_tensors: frozenset[int] = frozenset()
+    saved_bytes: int
+    saved_tensors: frozenset[int] = frozenset()
     forward_peak_bytes: int
     backward_peak_bytes: int
     recompute_cost: float = 0.0
@@ -103,8 +103,8 @@ class UnitChain:
             if not self.values[before] & after <= value:
                 raise ValueError(f"a tensor of values {before} and {before + 2} is not in value {before + 1}")
         for at, unit in enumerate(self.units):
-            if any(not choice.kept_tensors <= self.values[at] | self.values[at + 1] for choice in unit.choices):
-                raise ValueError(f"{unit.name}: keeps a tensor of neither its input nor its output")
+            if any(not choice.saved_tensors <= self.values[at] | self.values[at + 1] for choice in unit.choices):
+                raise ValueError(f"{unit.name}: saves a tensor of neither its input nor its output")
             if at and self.joins[at - 1] and unit.fixed_bytes:
                 raise ValueError(f"{unit.name}: has fixed bytes, so it cannot join the unit before it")
 

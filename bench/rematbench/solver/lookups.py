@@ -77,18 +77,18 @@ class Lookups:
                 found[stop].add(self.after_region(at, stop))
         return found
 
-    def kept(self, at: int, choice: int) -> Tensors:
-        own = self.chain.units[at].choices[choice].kept_tensors
+    def saved(self, at: int, choice: int) -> Tensors:
+        own = self.chain.units[at].choices[choice].saved_tensors
         return own | self.chain.values[at] if choice else own
 
     def after_unit(self, at: int, choice: int, charged: Tensors) -> Tensors:
-        return (charged | self.kept(at, choice)) & self.chain.values[at + 1]
+        return (charged | self.saved(at, choice)) & self.chain.values[at + 1]
 
     def after_region(self, start: int, stop: int) -> Tensors:
         return self.chain.values[start] & self.chain.values[stop]
 
     def unit_held(self, at: int, choice: int, charged: Tensors) -> int:
-        return self.chain.units[at].choices[choice].kept_bytes + self.chain.bytes_of(self.kept(at, choice) - charged)
+        return self.chain.units[at].choices[choice].saved_bytes + self.chain.bytes_of(self.saved(at, choice) - charged)
 
     def input_held(self, at: int, charged: Tensors) -> int:
         return self.chain.bytes_of(self.chain.values[at] - charged)

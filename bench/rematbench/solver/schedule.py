@@ -10,7 +10,7 @@ from rematbench.solver.chain import UnitChain
 
 NOTHING = "nothing"
 OFFLOAD = "offload"
-"""What a region saves that recomputes nothing: what its unit keeps waits in host memory."""
+"""What a region saves that recomputes nothing: what its unit saves waits in host memory."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

@@ -145,8 +145,8 @@ class _Walk:
             self._see(start, gradients + self._unheld(start) + choice.forward_peak_bytes)
             self.cost += (unit.rerun_cost if last else unit.forward_cost) if recomputing else 0.0
             selective = choice is not unit.choices[0]
-            tensors = choice.kept_tensors | (chain.values[start] if selective else frozenset())
-            return self._charge(tensors, fixed, choice.kept_bytes)
+            tensors = choice.saved_tensors | (chain.values[start] if selective else frozenset())
+            return self._charge(tensors, fixed, choice.saved_bytes)
         release = self._charge(chain.values[start], fixed, 0)
         for at in range(start, start if last else element.stop):
             self._see(at, gradients + self._unheld(at) + chain.units[at].forward_bytes)
@@ -162,10 +162,10 @@ class _Walk:
             self._see(element.start, gradients + element.choice.backward_peak_bytes)
             self.cost += element.choice.recompute_cost
 
-    def _charge(self, tensors: frozenset[int], fixed: int, kept: int) -> Callable[[], None]:
+    def _charge(self, tensors: frozenset[int], fixed: int, saved: int) -> Callable[[], None]:
         """Hold tensors and bytes; `fixed` is held already and is only released."""
         new = tensors - self.charged
-        held = kept + self.chain.bytes_of(new)
+        held = saved + self.chain.bytes_of(new)
         self.charged |= new
         self.held_bytes += held
 

@@ -38,6 +38,8 @@ class Settings(BaseModel):
         optimizer: stepped at the end of every step.
         rounds: timed rounds; None lets `time_budget_s` decide, 0 times nothing.
         time_budget_s: seconds of timed rounds for one model on one device.
+        interval_width: where `rounds` are not given, they end before the budget once every ratio's interval is this
+            narrow, its upper end less its lower one over the ratio; 0 never ends them early.
         timeout_s: seconds for one placement of one model, the worker's start not counted.
         resident: measure the resident set as well, in a process of its own a case.
     """
@@ -51,6 +53,7 @@ class Settings(BaseModel):
     optimizer: Literal["none", "sgd", "adamw"] = "none"
     rounds: Annotated[int, Field(ge=0)] | None = None
     time_budget_s: Annotated[float, Field(gt=0)] = 10.0
+    interval_width: Annotated[float, Field(ge=0)] = 0.05
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     resident: bool = False
 

@@ -43,6 +43,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _processor_name() -> str:
+    # The same name as py-cpuinfo's `brand_raw`, in 0.1 ms where that takes 1.5 s of subprocesses: every worker asks.
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
