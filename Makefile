@@ -46,6 +46,14 @@ gate: setup ## hold the smoke suite to results/baseline/cpu.csv
 	$(BIN)/rematbench run smoke --device cpu --rounds 0
 	$(BIN)/rematbench check results/latest --against results/baseline/cpu.csv --strict-wins
 
+.PHONY: docs
+docs: $(VENV)/.docs ## build the documentation into site/; a warning ends it
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 .PHONY: speed
 speed: setup ## benchmark the harness itself with pytest-benchmark
 	$(BIN)/python -m pytest benchmarks --benchmark-only -s
