@@ -107,7 +107,9 @@ def test_a_reference_keeps_no_memory_alive() -> None:
         tensor = torch.empty(MIB, dtype=torch.uint8)
         reference = StorageReference(tensor)
         key = storage_key(tensor)
+        assert reference.is_alive
         del tensor
+        assert not reference.is_alive
     assert [made.change_bytes for made in in_order(found)] == [MIB, -MIB]
     assert reference.key == key
 

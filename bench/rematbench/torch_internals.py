@@ -98,6 +98,11 @@ class StorageReference:
         self._reference = StorageWeakRef(of.untyped_storage() if isinstance(of, torch.Tensor) else of)
         self.key: int = self._reference.cdata
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether some tensor still lies on it."""
+        return not self._reference.expired()
+
 
 def write_count(tensor: torch.Tensor) -> int:
     """Return how often a tensor, or any that shares its memory, was written to in place; not for inference tensors.

@@ -12,7 +12,6 @@ from rematbench.placing.calls import (
     carried,
     departure,
     first_difference,
-    has_hooks,
     next_call,
     versions,
     written_since,
@@ -100,16 +99,6 @@ def test_one_rule_says_whether_a_call_goes_on(
 ) -> None:
     expected = next_call(Call.of(((X, Y), {"scale": 2.0})), result, sequential=sequential)
     assert departure(expected, Call.of(after)) == (argument or None)
-
-
-def test_hooks_are_seen() -> None:
-    module = torch.nn.Linear(2, 2)
-    assert not has_hooks(module)
-    handle = module.register_forward_hook(lambda *_: None)
-    assert has_hooks(module)
-    handle.remove()
-    module.register_full_backward_hook(lambda *_: None)
-    assert has_hooks(module)
 
 
 def test_the_argument_that_was_written_to_is_named() -> None:

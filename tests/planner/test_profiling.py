@@ -13,9 +13,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from rematbench.errors import PlacementError
 from rematbench.loading import reference_models
 from rematbench.measuring.session import Session
-from rematbench.placement.goal import parse_goal
 from rematbench.placement.placement import Placement, Region
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.strategies import parse_goal, parse_strategy
 from rematbench.placing.outline import outline
 from rematbench.placing.sites import Site, find_sites
 from rematbench.planner import profiling

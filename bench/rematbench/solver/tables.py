@@ -10,6 +10,7 @@ from rematbench.solver.chain import UnitChain
 from rematbench.solver.lookups import Lookups, Tensors
 from rematbench.solver.pareto import FREE, ParetoList, least, raised, summed
 from rematbench.solver.schedule import Schedule, UnitRegion
+from rematbench.solver.simulate import simulate
 
 
 class Tables:
@@ -42,14 +43,14 @@ class Tables:
         self._fill_top()
 
     def schedule(self, number: int) -> Schedule:
-        """Return the schedule of one point of the whole chain."""
-        whole = self.top[0, frozenset()]
-        peak = int(whole.peaks[number])
-        return Schedule(
-            regions=tuple(sorted(self._regions(peak), key=_outer_first)),
-            peak_bytes=peak,
-            cost=float(whole.costs[number]),
-        )
+        """Return the schedule of one point of the whole chain, with the figures that it is worth.
+
+        Where lists were thinned, the way back may find something better within a point's memory than what its cost was
+        added up from: so the figures are those of the regions found, and at most those of the point.
+        """
+        regions = tuple(sorted(self._regions(int(self.top[0, frozenset()].peaks[number])), key=_outer_first))
+        figures = simulate(self.chain, regions)
+        return Schedule(regions=regions, peak_bytes=figures.peak_bytes, cost=figures.cost)
 
     def _fill_inside(self) -> None:
         first = {int(stop): start for start in reversed(range(len(self.chain.units))) for stop in self.at.stops[start]}
