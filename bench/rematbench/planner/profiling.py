@@ -18,14 +18,13 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rematbench.placing.calls import Arguments, Call, departure, has_hooks, next_call
 from rematbench.placing.outline import CONTAINERS, children_of
 from rematbench.placing.parts import Forward, parts, shadowed
 from rematbench.planner.profile import Profile, UnitProfile
-from rematbench.planner.signature import signature_of
-from rematbench.planner.unit_meter import UnitCall, UnitCosts, UnitMeter, as_saved, measure_unit
+from rematbench.planner.signature import DispatchMode, signature_of
+from rematbench.planner.unit_meter import UnitCall, UnitCosts, UnitMeter, as_saved, measure_unit, storage_key
 from rematbench.solver.schedule import NOTHING, OFFLOAD
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.step import Workload, batch_tensors, call, clear_gradients, loss_of
@@ -50,11 +49,10 @@ class _BoundaryTensors:
     """Numbers the tensors that go from unit to unit, by storage; one seen again has its number."""
 
     def __init__(self, static: Iterator[torch.Tensor]) -> None:
-        # Weak references, which hold no memory but keep an address from being given to another storage.
-        self._static = [StorageWeakRef(tensor.untyped_storage()) for tensor in static]
-        self._known = {reference.cdata for reference in self._static}
-        self._references: dict[int, StorageWeakRef] = {}
+        self._static = {storage_key(tensor) for tensor in static}
         self._numbers: dict[int, int] = {}
+        # So that no storage made later gets the key of one that is gone. What is static is held by its model.
+        self._seen: list[StorageWeakRef] = []
         self.bytes: list[int] = []
         self.gradient_bytes: list[int] = []
 
@@ -62,15 +60,15 @@ class _BoundaryTensors:
         """Return a tensor's number; None for what is no tensor, or there before the step."""
         if not isinstance(leaf, torch.Tensor):
             return None
-        reference = StorageWeakRef(leaf.untyped_storage())
-        if reference.cdata in self._known:
+        key = storage_key(leaf)
+        if key in self._static:
             return None
-        if reference.cdata not in self._numbers:
-            self._references[reference.cdata] = reference
-            self._numbers[reference.cdata] = len(self.bytes)
+        if key not in self._numbers:
+            self._seen.append(StorageWeakRef(leaf.untyped_storage()))
+            self._numbers[key] = len(self.bytes)
             self.bytes.append(leaf.untyped_storage().nbytes())
             self.gradient_bytes.append(0)
-        return self._numbers[reference.cdata]
+        return self._numbers[key]
 
     def numbers(self, leaves: Any) -> frozenset[int]:
         return frozenset(number for leaf in leaves if (number := self.number(leaf)) is not None)
@@ -78,10 +76,9 @@ class _BoundaryTensors:
     def numbered(self, leaves: Any) -> Iterator[int]:
         """Yield the numbers of those that have one."""
         for leaf in leaves:
-            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
-                number = self._numbers.get(StorageWeakRef(leaf.untyped_storage()).cdata)
-                if number is not None:
-                    yield number
+            # A sparse tensor has no storage, and no unit is given one.
+            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided and storage_key(leaf) in self._numbers:
+                yield self._numbers[storage_key(leaf)]
 
     def note_gradient(self, leaf: Any, held_bytes: int) -> None:
         """Take down what the gradient holds that a unit gives its input; that of a part becomes one of the whole."""
@@ -91,16 +88,8 @@ class _BoundaryTensors:
             self.gradient_bytes[number] = max(self.gradient_bytes[number], held_bytes, whole)
 
 
-class _Uses(TorchDispatchMode):
+class _Uses(DispatchMode):
     """Tells which tensors go into operators: what a loop only passes on, keeps or asks for its shape does not."""
-
-    # Without this, torch refuses to run a higher-order operator under the mode at all.
-    supports_higher_order_operators = True
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Spare the second that importing dynamo takes, as `FlopMeter` does."""
-        return False
 
     def __init__(self, note: Callable[[list[Any]], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

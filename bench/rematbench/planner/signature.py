@@ -47,20 +47,24 @@ def signature_of(call: UnitCall, meter: UnitMeter) -> str | None:
     return recorder.digest()
 
 
-class _Recorder(TorchDispatchMode):
+class DispatchMode(TorchDispatchMode):
+    """A dispatch mode that only looks on."""
+
     # Without this, torch refuses to run a higher-order operator under the mode at all.
     supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Spare the second that importing dynamo takes, as `FlopMeter` does."""
+        """Spare the second that importing dynamo takes, which torch would do to keep it out of the mode's own code."""
         return False
 
+
+class _Recorder(DispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._hash = hashlib.sha256()
-        # A weak reference keeps the address of a storage from being used again, so that it tells storages apart for
-        # good, and says when the storage is gone.
+        # By address, which a weak reference keeps from being used again (`storage_key`); it also says when a storage
+        # is gone.
         self._storages: dict[int, tuple[int, StorageWeakRef]] = {}
         self._alive: dict[int, StorageWeakRef] = {}
 

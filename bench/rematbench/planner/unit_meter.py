@@ -32,7 +32,11 @@ class CannotCheckpointError(Exception):
 
 
 def storage_key(tensor: torch.Tensor) -> int:
-    """Return what tells a storage from every other that is alive."""
+    """Return the address of a tensor's storage object, which tells it from every other that is alive.
+
+    A `StorageWeakRef` holds none of its memory but keeps the address from being given to another, for as long as it
+    is kept itself; its `cdata` is the same number.
+    """
     return tensor.untyped_storage()._cdata
 
 
