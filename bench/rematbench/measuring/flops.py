@@ -60,14 +60,6 @@ class FlopMeter(DispatchMode):
     eagerly: what is counted for it is its eager step.
     """
 
-    # Without this, torch refuses to run a higher-order operator under the mode at all.
-    supports_higher_order_operators = True
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Spare the second that importing dynamo takes, which torch would do to keep it out of the mode's own code."""
-        return False
-
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._formulas: dict[Any, Callable[..., int]] = flop_formulas() | FORMULAS
