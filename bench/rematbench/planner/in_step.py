@@ -73,7 +73,7 @@ def _rounds(session: Session, each: Placement, times: _CallTimes) -> Iterator[tu
     for done in range(most):
         if done >= fewest and times.clock() - start > _BUDGET_S:
             return
-        with times.taken(session.workload.module):
+        with times.during(session.workload.module):
             session.timed_step(each)
         plain = session.timed_step(Placement(name=PLAIN))
         yield plain, session.timed_step(each) - plain
@@ -95,7 +95,7 @@ class _CallTimes:
         self._reruns: dict[str, list[float]] = defaultdict(list)
 
     @contextmanager
-    def taken(self, model: nn.Module) -> Iterator[None]:
+    def during(self, model: nn.Module) -> Iterator[None]:
         self._step = defaultdict(list)
         with shadowed(parts(model), self._around):
             yield
