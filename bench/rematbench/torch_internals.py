@@ -4,8 +4,7 @@ What torch does not document may change with any version. So each name stands he
 `tests/test_torch_internals.py` holds it to its meaning by a known answer: with a new torch, that file says what broke.
 Nothing here imports dynamo or inductor before it is called; that takes a second, or several.
 
-A class that has to override a private method of torch's does so where it is (`FlopMeter._should_skip_dynamo`); the test
-lists those.
+A class that overrides a private method of torch's does so here too.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch._ops import OpOverload as Operator
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 __all__ = [
@@ -60,9 +59,6 @@ __all__ = [
 # `pytree` (torch/utils/_pytree.py) takes nested containers apart into leaves and puts them together again, with the
 # containers that a model library has registered. torch itself does it so everywhere; the module never became public.
 
-# `DispatchMode` (torch/utils/_python_dispatch.py) sees every operator that runs inside its `with` block. Public modes,
-# such as `FlopCounterMode`, are built on it and do not let a subclass see what they leave out.
-
 # `BatchNorm` (torch/nn/modules/batchnorm.py) is what all batch norms, the synchronised one included, have in common.
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,11 +67,27 @@ F = TypeVar("F", bound=Callable[..., Any])
 # --- storages and tensors -----------------------------------------------------------------------------------------
 
 
+class DispatchMode(TorchDispatchMode):
+    """Sees every operator that runs inside its `with` block (torch/utils/_python_dispatch.py).
+
+    Public modes, such as `FlopCounterMode`, are built on it and do not let a subclass see what they leave out.
+    """
+
+    # Without this, torch refuses to run a higher-order operator under the mode at all.
+    supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare the second that importing dynamo takes, which torch would do to keep it out of the mode's own code."""
+        return False
+
+
 def storage_key(tensor: torch.Tensor) -> int:
     """Return a number that tensors share exactly if they lie on one storage; to be compared while both are alive.
 
     `_cdata` is the address of the StorageImpl (torch/csrc/Storage.cpp). The public `data_ptr()` is 0 for every empty
-    storage and makes a lazy clone copy what it shares.
+    storage and makes a lazy clone copy what it shares; that `untyped_storage()` is the same object each time is nowhere
+    promised.
     """
     return tensor.untyped_storage()._cdata
 
@@ -85,7 +97,7 @@ class StorageReference:
 
     As long as a reference is held, no other storage is given its `key`: the weak count keeps the StorageImpl, though
     not its memory, so that its address is not used again (`StorageWeakRef` in torch/multiprocessing/reductions.py).
-    Python's own weak references are to a wrapper that is made anew for every `untyped_storage()`.
+    A weak reference of Python's own would not keep the address.
 
     Attributes:
         key: as `storage_key` of each tensor on it.

@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 import torch
 
-from rematbench.placing.calls import Arguments, Call, argument_with, carried, first_difference, versions, written_since
+from rematbench.placing.calls import (
+    Arguments,
+    Call,
+    argument_with,
+    carried,
+    departure,
+    first_difference,
+    next_call,
+    versions,
+    written_since,
+)
 
 X, Y, Z = torch.ones(2), torch.ones(2), torch.ones(2)
 
@@ -70,6 +80,25 @@ def test_what_a_loop_hands_on(given: Any, result: Any, expected: Any) -> None:
 def test_the_first_argument_that_differs_is_named(left: Arguments, right: Arguments, argument: str | None) -> None:
     assert first_difference(left, right) == argument
     assert first_difference(right, left) == argument
+
+
+@pytest.mark.parametrize(
+    ("result", "sequential", "after", "argument"),
+    [
+        (Z, False, ((Z, Y), {"scale": 2.0}), ()),
+        ((Z, Y), False, ((Z, Y), {"scale": 2.0}), ()),
+        ((Z, Y), True, ((Z, Y), {"scale": 2.0}), (None,)),
+        ((Z, Y), True, (((Z, Y), Y), {"scale": 2.0}), ()),
+        (Z, False, ((X, Y), {"scale": 2.0}), (None,)),
+        (Z, False, ((Z, X), {"scale": 2.0}), ("args[1]",)),
+        (Z, False, ((Z, Y), {"scale": 3.0}), ("scale",)),
+    ],
+)
+def test_one_rule_says_whether_a_call_goes_on(
+    result: Any, sequential: bool, after: Arguments, argument: tuple[str | None, ...]
+) -> None:
+    expected = next_call(Call.of(((X, Y), {"scale": 2.0})), result, sequential=sequential)
+    assert departure(expected, Call.of(after)) == (argument or None)
 
 
 def test_the_argument_that_was_written_to_is_named() -> None:

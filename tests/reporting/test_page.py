@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
-from tests.records.making import CPU
+from tests.records.making import CPU, MIB, equality
 from tests.reporting.browser import Opened, open_page, opened_browser
 from tests.reporting.samples import EVIL, case, stored, toy
 
+from rematbench.placement.goal import read_budget
 from rematbench.reporting.page import write_page
 
 TOY = "#model-0"
@@ -59,7 +60,8 @@ def drawn_at(opened: Opened, name: str) -> tuple[float, float]:
     place: Any = opened.page.evaluate(
         """name => {
             const node = document.querySelector("#model-0 .trade"), box = node.getBoundingClientRect();
-            const {xaxis, yaxis} = node._fullLayout, id = DATA.rows.find(row => row.name === name).id;
+            const data = JSON.parse(document.getElementById("data").textContent);
+            const {xaxis, yaxis} = node._fullLayout, id = data.rows.find(row => row.name === name).id;
             for (const trace of node.data) {
                 const at = (trace.customdata ?? []).indexOf(id);
                 const x = xaxis._offset + xaxis.d2p(trace.x[at]), y = yaxis._offset + yaxis.d2p(trace.y[at]);
@@ -78,26 +80,49 @@ def test_the_answer_is_the_cheapest_that_fits_and_trains_the_same(opened: Opened
 
 
 def test_memory_i_have(opened: Opened) -> None:
-    """A size is of everything: the 3 MiB that are there before the step come off it."""
-    for budget, said in {
-        "50 %": "cheapest placement is least",
-        "29 %": "No placement measured fits",
-        "61 MiB": "cheapest placement is half",
+    """Sizes and shares are of everything: the 3 MiB that are there before the step come off; /step is without them."""
+    within = {
+        "50 %/step": "50 % of none's peak (50 MiB above the start of the step), the cheapest placement is least",
+        "100%/step": "100 % of none's peak (100 MiB above the start of the step), the cheapest placement is none",
+        "59 %": "59 % of all that none takes (57.8 MiB above the start of the step), the cheapest placement is least",
+        "60 %": "60 % of all that none takes (58.8 MiB above the start of the step), the cheapest placement is half",
+        "61 MiB": "Within 61 MiB in all (58 MiB above the start of the step), the cheapest placement is half",
         "60.9 MiB": "cheapest placement is least",
-        "100 %": "cheapest placement is none",
-    }.items():
+        "60.9 MiB/step": "Within 60.9 MiB above the start of the step, the cheapest placement is half",
+        "29 %/step": "No placement measured fits 29 % of none's peak (29 MiB above the start of the step);",
+    }
+    for budget, said in within.items():
         opened.page.fill("#budget", budget)
         opened.page.press("#budget", "Tab")
         assert said in answer(opened), budget
 
 
-def test_an_answer_that_touches_buffers_names_the_cheapest_that_does_not(opened: Opened) -> None:
-    opened.page.evaluate("DATA.rows.find(row => row.name === 'half').buffers = 'different'")
-    opened.page.fill("#budget", "61 %")
+@pytest.mark.parametrize("budget", ["60%", "58%", "60%/step", "61MiB", "58 MiB/step", "0.06GB"])
+def test_a_budget_is_what_it_is_to_a_plan(opened: Opened, budget: str) -> None:
+    goal = read_budget(budget, "time")
+    opened.page.fill("#budget", budget)
     opened.page.press("#budget", "Tab")
-    assert "but buffers end up different; the cheapest that leaves them equal is least, 30 MiB for 15 ms" in answer(
-        opened
-    )
+    drawn = opened.page.evaluate("document.querySelector('#model-0 .trade').layout.shapes[0].y0")
+    assert drawn == goal.step_budget(static_bytes=3 * MIB, plain_peak_bytes=100 * MIB) / MIB
+
+
+def test_the_slider_is_of_the_step(opened: Opened) -> None:
+    opened.page.focus("#slide")
+    opened.page.keyboard.press("ArrowLeft")
+    assert opened.page.input_value("#budget") == "59 %/step"
+    assert "Within 59 % of none's peak (59 MiB" in answer(opened)
+    opened.page.fill("#budget", "31 %/step")
+    opened.page.press("#budget", "Tab")
+    assert opened.page.input_value("#slide") == "31"
+
+
+def test_an_answer_that_touches_buffers_names_the_cheapest_that_does_not(browser: Browser, tmp_path: Path) -> None:
+    touched = case("touched", 58, 1.1, "blocks[0:2]", equality=equality(buffers="different"))
+    write_page([stored(tmp_path / "run", [*toy(), touched])], tmp_path / "report.html")
+    opened = open_page(browser, tmp_path / "report.html")
+    text = "but buffers end up different; the cheapest that leaves them equal is half, 58 MiB for 12 ms."
+    assert text in answer(opened)
+    opened.page.close()
 
 
 def test_an_unreadable_budget_is_marked_and_changes_nothing(opened: Opened) -> None:
@@ -163,6 +188,21 @@ def test_theme(opened: Opened) -> None:
     assert opened.page.evaluate(paper) == "rgb(20, 23, 27)"
     opened.page.emulate_media(media="print")
     assert opened.page.evaluate(paper) == "rgb(255, 255, 255)", "a dark page is printed on white"
+
+
+def test_a_link_leads_to_its_model_though_others_are_drawn_on_the_way(browser: Browser, tmp_path: Path) -> None:
+    """A narrow page, where each model is far longer drawn than it was before."""
+    cases = [one for at in range(5) for one in toy(model=f"toy {at}")]
+    write_page([stored(tmp_path / "run", cases)], tmp_path / "report.html")
+    opened = open_page(browser, tmp_path / "report.html", width=390)
+    opened.page.click("nav a:nth-child(4)")
+    opened.page.wait_for_selector("#model-3 .card")
+    top = "document.querySelector('#model-3').getBoundingClientRect().top"
+    assert opened.page.evaluate(top) == pytest.approx(88, abs=1)
+    opened.page.mouse.wheel(0, 2000)
+    opened.page.wait_for_selector("#model-4 .card")
+    assert opened.page.evaluate(top) < -1000, "what the reader scrolls to is left to them"
+    opened.page.close()
 
 
 def test_what_is_drawn_is_what_was_measured(opened: Opened) -> None:

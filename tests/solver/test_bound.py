@@ -2,11 +2,15 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
+from scipy.optimize import Bounds, LinearConstraint, milp
 from tests.solver.brute import best
 from tests.solver.chains import chains, long_chain
 
+from rematbench.solver import bound
 from rematbench.solver.bound import least_cost, least_working_set_bytes
 from rematbench.solver.chain import UnitChain
 from rematbench.solver.simulate import simulate
@@ -45,6 +49,20 @@ def test_the_bound_says_something() -> None:
     assert max(shares) > 0.5
     assert shares[0] > 0.1
     assert max(shares) <= 1 + ROUNDING
+
+
+def test_another_way_to_solve_the_program_comes_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mixed-integer program without integers, which goes through another part of HiGHS."""
+    chain = long_chain(12)
+    peaks = [one.peak_bytes for one in frontier(chain, points=12)]
+    expected = [least_cost(chain, peak) for peak in peaks]
+
+    def by_milp(costs: Any, A_ub: Any, b_ub: Any, **_options: object) -> Any:  # noqa: N803
+        return milp(costs, bounds=Bounds(0, 1), constraints=LinearConstraint(A_ub, ub=b_ub))
+
+    monkeypatch.setattr(bound, "linprog", by_milp)
+    assert [least_cost(chain, peak) for peak in peaks] == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert max(expected) > 0
 
 
 def test_the_working_set_is_reached_by_a_single_unit() -> None:

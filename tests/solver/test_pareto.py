@@ -7,35 +7,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rematbench.solver.pareto import Steps, least, raised, summed
+from rematbench.solver.pareto import ParetoList, least, raised, summed
 
 PEAKS = st.integers(0, 30)
 POINTS = st.lists(st.tuples(PEAKS, st.integers(0, 30)), min_size=1, max_size=8)
 BUDGETS = range(100)
 
 
-def steps_of(points: list[tuple[int, int]], pick: int = 0) -> Steps:
+def list_of(points: list[tuple[int, int]], pick: int = 0) -> ParetoList:
     peaks, costs = np.array(points).T
-    return Steps(peaks=peaks, costs=costs.astype(float), picks=np.full(len(points), pick))
+    return ParetoList(peaks=peaks, costs=costs.astype(float), picks=np.full(len(points), pick))
 
 
-def tidy(points: list[tuple[int, int]]) -> Steps:
-    return least([steps_of(points)], limit=1000, points=None)
+def tidy(points: list[tuple[int, int]]) -> ParetoList:
+    return least([list_of(points)], limit=1000, points=None)
 
 
-def value(steps: Steps, budget: int) -> float:
-    return min((cost for peak, cost in zip(steps.peaks, steps.costs, strict=True) if peak <= budget), default=math.inf)
+def value(points: ParetoList, budget: int) -> float:
+    return min(
+        (cost for peak, cost in zip(points.peaks, points.costs, strict=True) if peak <= budget), default=math.inf
+    )
 
 
 @given(POINTS, POINTS, PEAKS)
 def test_least_is_the_minimum_at_every_budget(
     one: list[tuple[int, int]], two: list[tuple[int, int]], limit: int
 ) -> None:
-    found = least([steps_of(one, 1), steps_of(two, 2)], limit=limit, points=None)
+    found = least([list_of(one, 1), list_of(two, 2)], limit=limit, points=None)
     assert (np.diff(found.peaks) > 0).all()
     assert (np.diff(found.costs) < 0).all()
     for budget in range(limit + 1):
-        assert value(found, budget) == min(value(steps_of(one), budget), value(steps_of(two), budget))
+        assert value(found, budget) == min(value(list_of(one), budget), value(list_of(two), budget))
     for peak, cost, pick in zip(found.peaks, found.costs, found.picks, strict=True):
         assert peak <= limit
         assert (peak, cost) in (one, two)[pick - 1]
@@ -48,7 +50,7 @@ def test_sums_share_one_budget(pairs: list[tuple[list[tuple[int, int]], list[tup
     every = summed(firsts, seconds, floors, costs, np.arange(len(pairs)))
     for number, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
         mine = every.picks == number
-        found = Steps(peaks=every.peaks[mine], costs=every.costs[mine], picks=every.picks[mine])
+        found = ParetoList(peaks=every.peaks[mine], costs=every.costs[mine], picks=every.picks[mine])
         for budget in BUDGETS:
             expected = value(first, budget) + value(second, budget) + costs[number]
             assert value(found, budget) == (expected if budget >= floors[number] else math.inf)
@@ -66,7 +68,7 @@ def test_raised_holds_memory_under_a_list(points: list[tuple[int, int]], by: int
 @pytest.mark.parametrize("points", [1, 2, 3, 10])
 def test_thinning_keeps_true_points_and_both_ends(points: int) -> None:
     every = [(at, 1000 - at * at) for at in range(30)]
-    found = least([steps_of(every)], limit=1000, points=points)
+    found = least([list_of(every)], limit=1000, points=points)
     assert 1 <= len(found.peaks) <= points
     assert set(zip(found.peaks.tolist(), found.costs.tolist(), strict=True)) <= set(every)
     assert found.peaks[0] == 0
@@ -74,4 +76,4 @@ def test_thinning_keeps_true_points_and_both_ends(points: int) -> None:
 
 
 def test_nothing_fits_below_every_peak() -> None:
-    assert len(least([steps_of([(5, 1), (7, 0)])], limit=4, points=3).peaks) == 0
+    assert len(least([list_of([(5, 1), (7, 0)])], limit=4, points=3).peaks) == 0

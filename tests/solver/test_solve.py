@@ -9,7 +9,7 @@ from tests.solver.brute import best
 from tests.solver.chains import chains, long_chain
 
 from rematbench.errors import RematbenchError
-from rematbench.solver.chain import UnitChain
+from rematbench.solver.chain import Choice, Unit, UnitChain
 from rematbench.solver.simulate import simulate
 from rematbench.solver.solve import InfeasibleError, frontier, solve
 
@@ -30,9 +30,50 @@ def test_up_to_seven_units(chain: UnitChain) -> None:
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("effort", [{"points": None}, {"points": 3}, {"points": None, "stride": 3}], ids=str)
 def test_a_schedule_simulates_to_what_it_claims(effort: dict[str, int], chain: UnitChain) -> None:
-    for found in frontier(chain, **effort):
+    every = frontier(chain, **effort)
+    for found in every:
         figures = simulate(chain, found.regions)
         assert (figures.peak_bytes, figures.cost) == (found.peak_bytes, found.cost)
+    assert [found.peak_bytes for found in every] == sorted({found.peak_bytes for found in every})
+    assert [found.cost for found in every] == sorted({found.cost for found in every}, reverse=True)
+
+
+def test_a_thinned_list_claims_what_its_regions_are_worth() -> None:
+    """Found by the test above: the way back is cheaper than the sum that led there, whose cheaper half was thinned."""
+
+    def choice(save: str, saved: int = 0, backward: int = 0, recompute: float = 0.0) -> Choice:
+        return Choice(
+            save=save,
+            saved_bytes=saved,
+            forward_peak_bytes=0,
+            backward_peak_bytes=backward,
+            recompute_cost=recompute,
+        )
+
+    def unit(*choices: Choice, cost: float = 0.0, gradients: int = 0, can_be_region: bool = True) -> Unit:
+        return Unit(
+            name="unit",
+            choices=choices,
+            forward_bytes=0,
+            forward_cost=cost,
+            rerun_cost=cost,
+            parameter_gradient_bytes=gradients,
+            can_be_region=can_be_region,
+        )
+
+    chain = UnitChain(
+        tensor_bytes=(0, 0),
+        tensor_gradient_bytes=(4, 0),
+        values=(frozenset(), frozenset(), frozenset({1}), frozenset(), frozenset({0})),
+        units=(
+            unit(choice("everything", backward=5), choice("matmuls", recompute=1.0), gradients=6),
+            unit(choice("everything"), gradients=7, can_be_region=False),
+            unit(choice("everything", saved=10, backward=3), choice("matmuls", recompute=2.0), cost=1.0),
+            unit(choice("everything")),
+        ),
+        joins=(True, True, True),
+    )
+    assert [(found.peak_bytes, found.cost) for found in frontier(chain, points=3)] == [(13, 1.0), (14, 0.0)]
 
 
 @given(chains(most=10))

@@ -60,14 +60,6 @@ class FlopMeter(DispatchMode):
     eagerly: what is counted for it is its eager step.
     """
 
-    # Without this, torch refuses to run a higher-order operator under the mode at all.
-    supports_higher_order_operators = True
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Spare the second that importing dynamo takes, which torch would do to keep it out of the mode's own code."""
-        return False
-
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._formulas: dict[Any, Callable[..., int]] = flop_formulas() | FORMULAS
@@ -266,26 +258,20 @@ def _is_free(func: Any) -> bool:
         return False
     if func.namespace not in ("aten", "prim"):
         return _is_tagged(func)
-    kernel = _kernel_name(func)
-    return bool(_FREE_KERNEL.match(kernel)) or _makes_or_asks(schema_of(func)) or _any_tagged(func, kernel)
+    kernel, schema = _kernel_name(func), schema_of(func)
+    takes_tensor = any("Tensor" in str(argument.type) for argument in schema.arguments)
+    gives_tensor = schema.is_mutable or any("Tensor" in str(result.type) for result in schema.returns)
+    if _FREE_KERNEL.match(kernel) or not takes_tensor or not gives_tensor:
+        return True
+    # Gradients, in-place and foreach variants often lack the tag of the operator they belong to.
+    family = getattr(aten, kernel, func.overloadpacket)
+    return _is_tagged(func) or any(_is_tagged(getattr(family, overload)) for overload in family.overloads())
 
 
 def _kernel_name(func: Operator) -> str:
     """`abs_`, `_foreach_abs` -> `abs`; `_softmax_backward_data` -> `softmax`; `glu_backward` -> `glu`."""
     name = schema_of(func).name.partition("::")[2].strip("_").removeprefix("foreach_")
     return re.sub(r"_(backward|forward|functional)(_.*)?$", "", name)
-
-
-def _makes_or_asks(schema: torch.FunctionSchema) -> bool:
-    takes_tensor = any("Tensor" in str(argument.type) for argument in schema.arguments)
-    gives_tensor = schema.is_mutable or any("Tensor" in str(result.type) for result in schema.returns)
-    return not takes_tensor or not gives_tensor
-
-
-def _any_tagged(func: Operator, kernel: str) -> bool:
-    # Gradients, in-place and foreach variants often lack the tag of the operator they belong to.
-    family = getattr(aten, kernel, func.overloadpacket)
-    return _is_tagged(func) or any(_is_tagged(getattr(family, overload)) for overload in family.overloads())
 
 
 def _is_tagged(func: Operator) -> bool:

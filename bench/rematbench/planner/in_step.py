@@ -19,7 +19,7 @@ from torch import nn
 
 from rematbench.errors import PlacementError
 from rematbench.measuring.session import Session
-from rematbench.placement.placement import Placement, Region
+from rematbench.placement.placement import PLAIN, Placement, Region
 from rematbench.placing.apply import applied
 from rematbench.placing.parts import parts
 from rematbench.placing.shadowing import Forward, shadowed
@@ -45,17 +45,19 @@ def timed_in_step(profile: Profile, session: Session, device: torch.device, each
         session: of the model; its plain step fits on the device, so that this one does.
         each: every unit that may be a region as a region of its own.
     """
-    watch = _Watch(clock_for(device))
+    times = _CallTimes(clock_for(device))
     try:
-        rounds = list(_rounds(session, each, watch))
+        rounds = list(_rounds(session, each, times))
     except PlacementError:  # a unit that cannot be run again after all: a plan may do without it
         return profile
-    rerun_s = watch.rerun_s()
+    rerun_s = times.rerun_s()
     watched_s = sum(rerun_s.values())
     if not watched_s:
         return profile
     region_s = _region_s(device)
     low, high = _BELIEVED
+    # The clocks see forwards that run again, and nothing else that a region brings with it, such as a backward whose
+    # caches are cold. By as much as the step is longer than that, every recomputation counts for more.
     factor = min(high, max(low, (median(longer for _, longer in rounds) - region_s * len(each.regions)) / watched_s))
     alone_s = sum(unit.rerun_s for unit in profile.units if unit.path in rerun_s)
     slower = factor * watched_s / max(alone_s, 1e-9)
@@ -65,15 +67,15 @@ def timed_in_step(profile: Profile, session: Session, device: torch.device, each
     return replace(profile, units=tuple(units), region_s=region_s, step_s=median(plain for plain, _ in rounds))
 
 
-def _rounds(session: Session, each: Placement, watch: _Watch) -> Iterator[tuple[float, float]]:
+def _rounds(session: Session, each: Placement, times: _CallTimes) -> Iterator[tuple[float, float]]:
     """Yield what the plain step took, and by how much longer the other was; a third step is only watched."""
-    start, (fewest, most) = watch.clock(), _ROUNDS
+    start, (fewest, most) = times.clock(), _ROUNDS
     for done in range(most):
-        if done >= fewest and watch.clock() - start > _BUDGET_S:
+        if done >= fewest and times.clock() - start > _BUDGET_S:
             return
-        with watch.watching(session.workload.module):
+        with times.taken(session.workload.module):
             session.timed_step(each)
-        plain = session.timed_step(Placement(name="none"))
+        plain = session.timed_step(Placement(name=PLAIN))
         yield plain, session.timed_step(each) - plain
 
 
@@ -84,8 +86,8 @@ def _in_step(unit: UnitProfile, rerun_s: float, slower: float) -> UnitProfile:
     return replace(unit, ways=ways, rerun_s=rerun_s, forward_s=rerun_s + not_rerun_s)
 
 
-class _Watch:
-    """Takes the time of every call; the second of a step is a unit's recomputation."""
+class _CallTimes:
+    """Takes the time of every call. Where a unit is a region, the second of two in one step is its recomputation."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -93,7 +95,7 @@ class _Watch:
         self._reruns: dict[str, list[float]] = defaultdict(list)
 
     @contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
+    def taken(self, model: nn.Module) -> Iterator[None]:
         self._step = defaultdict(list)
         with shadowed(parts(model), self._around):
             yield
@@ -128,5 +130,5 @@ def _region_s(device: torch.device) -> float:
             model(x).backward()
             return clock() - start
 
-    region, plain = Placement(name="each", regions=(Region(path="[0]"),)), Placement(name="none")
+    region, plain = Placement(name="each", regions=(Region(path="[0]"),)), Placement(name=PLAIN)
     return max(0.0, median(step_s(region) - step_s(plain) for _ in range(_REPEATS)))

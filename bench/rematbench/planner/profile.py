@@ -107,11 +107,15 @@ class Profile:
         """
         count, tensors = len(self.units), len(self.tensor_bytes)
         values = [frozenset(self._live(boundary)) | {tensors + boundary} for boundary in range(count)]
+        values.append(frozenset(self._live(count)))
         return UnitChain(
             tensor_bytes=(*self.tensor_bytes, *[self.region_bytes] * count),
             tensor_gradient_bytes=(*self.tensor_gradient_bytes, *[0] * count),
-            values=(*values, frozenset(self._live(count))),
-            units=tuple(_unit(unit, objective) for unit in self.units),
+            values=tuple(values),
+            units=tuple(
+                self._unit(unit, before | after, objective)
+                for unit, before, after in zip(self.units, values, values[1:], strict=False)
+            ),
             joins=tuple(unit.follows and not unit.between_bytes for unit in self.units[1:]),
             region_cost=self.region_s if objective == "time" else 0.0,
         )
@@ -123,29 +127,34 @@ class Profile:
         first = self.units[boundary].inputs if boundary < len(self.units) else set()
         return (before | first) & later
 
+    def _unit(self, unit: UnitProfile, live: frozenset[int], objective: Objective) -> Unit:
+        """Return a unit's costs; `live` are the tensors of the values that go into it and come out of it."""
+        seconds = objective == "time"
+        forward = unit.forward_s if seconds else float(unit.forward_flops)
+        return Unit(
+            name=unit.path,
+            # In FLOPs a transfer would be free, and everything would go over the bus.
+            choices=tuple(
+                self._choice(way, unit, live, seconds) for way in unit.ways if seconds or way.save != OFFLOAD
+            ),
+            forward_bytes=unit.forward_bytes,
+            forward_cost=forward,
+            rerun_cost=min(forward, unit.rerun_s if seconds else float(unit.rerun_flops)),
+            parameter_gradient_bytes=unit.parameter_gradient_bytes + unit.lasting_bytes,
+            fixed_bytes=unit.between_bytes,
+            can_be_region=unit.can_be_region,
+        )
 
-def _unit(unit: UnitProfile, objective: Objective) -> Unit:
-    seconds = objective == "time"
-    forward = unit.forward_s if seconds else float(unit.forward_flops)
-    return Unit(
-        name=unit.path,
-        # In FLOPs a transfer would be free, and everything would go over the bus.
-        choices=tuple(_choice(way, unit, seconds) for way in unit.ways if seconds or way.save != OFFLOAD),
-        forward_bytes=unit.forward_bytes,
-        forward_cost=forward,
-        rerun_cost=min(forward, unit.rerun_s if seconds else float(unit.rerun_flops)),
-        parameter_gradient_bytes=unit.parameter_gradient_bytes + unit.lasting_bytes,
-        fixed_bytes=unit.between_bytes,
-        can_be_region=unit.can_be_region,
-    )
-
-
-def _choice(way: Way, unit: UnitProfile, seconds: bool) -> Choice:
-    return Choice(
-        save=way.save,
-        saved_bytes=way.saved_bytes,
-        saved_tensors=unit.saved if way.save == "everything" else unit.outputs if way.saves_outputs else frozenset(),
-        forward_peak_bytes=way.forward_peak_bytes,
-        backward_peak_bytes=way.backward_peak_bytes,
-        recompute_cost=way.recompute_s if seconds else float(way.recompute_flops),
-    )
+    def _choice(self, way: Way, unit: UnitProfile, live: frozenset[int], seconds: bool) -> Choice:
+        saved = unit.saved if way.save == "everything" else unit.outputs if way.saves_outputs else frozenset()
+        # An output that goes into no later unit travels in no value, and yet is held where it is saved: attention's
+        # weights, say, which most loops drop.
+        own_bytes = sum(self.tensor_bytes[tensor] for tensor in saved - live)
+        return Choice(
+            save=way.save,
+            saved_bytes=way.saved_bytes + own_bytes,
+            saved_tensors=saved & live,
+            forward_peak_bytes=way.forward_peak_bytes,
+            backward_peak_bytes=way.backward_peak_bytes,
+            recompute_cost=way.recompute_s if seconds else float(way.recompute_flops),
+        )

@@ -25,7 +25,15 @@ from rematbench.planner.profile import Profile, UnitProfile
 from rematbench.planner.signature import signature_of
 from rematbench.planner.unit_meter import UnitCall, UnitCosts, UnitMeter, as_saved, measure_unit
 from rematbench.solver.schedule import NOTHING, OFFLOAD
-from rematbench.torch_internals import DispatchMode, StorageReference, children_of, pytree, write_count
+from rematbench.torch_internals import (
+    DispatchMode,
+    StorageReference,
+    children_of,
+    has_hooks,
+    pytree,
+    storage_key,
+    write_count,
+)
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.step import Workload, batch_tensors, call, clear_gradients, loss_of
 
@@ -49,11 +57,10 @@ class _BoundaryTensors:
     """Numbers the tensors that go from unit to unit, by storage; one seen again has its number."""
 
     def __init__(self, static: Iterator[torch.Tensor]) -> None:
-        # Weak references, which hold no memory but keep an address from being given to another storage.
-        self._static = [StorageReference(tensor) for tensor in static]
-        self._known = {reference.key for reference in self._static}
-        self._references: dict[int, StorageReference] = {}
+        self._static = {storage_key(tensor) for tensor in static}
         self._numbers: dict[int, int] = {}
+        # So that no storage made later gets the key of one that is gone. What is static is held by its model.
+        self._seen: list[StorageReference] = []
         self.bytes: list[int] = []
         self.gradient_bytes: list[int] = []
 
@@ -61,15 +68,15 @@ class _BoundaryTensors:
         """Return a tensor's number; None for what is no tensor, or there before the step."""
         if not isinstance(leaf, torch.Tensor):
             return None
-        reference = StorageReference(leaf)
-        if reference.key in self._known:
+        key = storage_key(leaf)
+        if key in self._static:
             return None
-        if reference.key not in self._numbers:
-            self._references[reference.key] = reference
-            self._numbers[reference.key] = len(self.bytes)
+        if key not in self._numbers:
+            self._seen.append(StorageReference(leaf))
+            self._numbers[key] = len(self.bytes)
             self.bytes.append(leaf.untyped_storage().nbytes())
             self.gradient_bytes.append(0)
-        return self._numbers[reference.key]
+        return self._numbers[key]
 
     def numbers(self, leaves: Any) -> frozenset[int]:
         return frozenset(number for leaf in leaves if (number := self.number(leaf)) is not None)
@@ -77,10 +84,9 @@ class _BoundaryTensors:
     def numbered(self, leaves: Any) -> Iterator[int]:
         """Yield the numbers of those that have one."""
         for leaf in leaves:
-            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
-                number = self._numbers.get(StorageReference(leaf).key)
-                if number is not None:
-                    yield number
+            # A sparse tensor has no storage, and no unit is given one.
+            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided and storage_key(leaf) in self._numbers:
+                yield self._numbers[storage_key(leaf)]
 
     def note_gradient(self, leaf: Any, held_bytes: int) -> None:
         """Take down what the gradient holds that a unit gives its input; that of a part becomes one of the whole."""
@@ -92,14 +98,6 @@ class _BoundaryTensors:
 
 class _Uses(DispatchMode):
     """Tells which tensors go into operators: what a loop only passes on, keeps or asks for its shape does not."""
-
-    # Without this, torch refuses to run a higher-order operator under the mode at all.
-    supports_higher_order_operators = True
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Spare the second that importing dynamo takes, as `FlopMeter` does."""
-        return False
 
     def __init__(self, note: Callable[[list[Any]], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -128,6 +126,17 @@ class _Expected:
     call: Call
 
 
+def _expected(place: _Place | None, call: Call, result: Any) -> _Expected | None:
+    """Return what would continue the chain; None outside chains."""
+    if place is None:
+        return None
+    expected = next_call(call, result, sequential=place.sequential)
+    if not place.sequential and pytree.tree_structure(expected.value) != pytree.tree_structure(call.value):
+        # What a loop hands on goes by what a region's first block was given, and a region may begin at any block.
+        return None
+    return _Expected(place=place, call=expected)
+
+
 class _Profiler:
     """Stands in front of every unit during the one forward."""
 
@@ -139,7 +148,7 @@ class _Profiler:
         static = (*module.parameters(), *module.buffers(), *batch_tensors(workload.batch).values())
         self._tensors = _BoundaryTensors(iter(static))
         self._saves = (*SAVES, OFFLOAD) if meter.can_offload else SAVES
-        self._costs: dict[Any, UnitCosts] = {}
+        self._costs: dict[tuple[Any, ...] | None, UnitCosts] = {}
         self._uses = _Uses(self._note_used)
         self._measuring = False
         self._between: dict[int, tuple[StorageReference, int]] = {}
@@ -195,7 +204,7 @@ class _Profiler:
         with self._apart():
             versions = [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
             digest = signature_of(unit, self._meter)
-            costs = self._costs_of(unit, (type(module), spec, *specs, digest) if digest else None)
+            costs = self._costs_of(unit, (type(module), str(spec), str(specs), digest) if digest else None)
             with torch.no_grad():
                 outputs = list(flat(*leaves))
             ours = {id(leaf) for leaf in leaves}
@@ -207,21 +216,19 @@ class _Profiler:
             ]
         if versions != [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]:
             costs = replace(costs, refusals={NOTHING: "it changes its input in place", **costs.refusals})
-        found, result = Call.of(arguments), pytree.tree_unflatten(outputs, specs[0])
+        result = pytree.tree_unflatten(outputs, specs[0])
         place = self._place(path)
-        self._add(path, costs, leaves, outputs, place, follows=self._follows(place, arguments))
-        self._expected = (
-            _Expected(place=place, call=next_call(found, result, sequential=place.sequential)) if place else None
-        )
+        follows = self._follows(place, arguments) and not has_hooks(module)
+        self._add(path, costs, leaves, outputs, place, follows=follows)
+        self._expected = None if has_hooks(module) else _expected(place, Call.of(arguments), result)
         return result
 
     def _costs_of(self, unit: UnitCall, signature: tuple[Any, ...] | None) -> UnitCosts:
-        if signature is None:
-            return measure_unit(self._meter, unit, self._saves)
-        key = tuple(map(str, signature[1:])), signature[0]
-        if key not in self._costs:
-            self._costs[key] = measure_unit(self._meter, unit, self._saves)
-        return self._costs[key]
+        """Return what was measured of a unit with this signature, or measure this one; None has no equal."""
+        costs = self._costs.get(signature) or measure_unit(self._meter, unit, self._saves)
+        if signature is not None:
+            self._costs[signature] = costs
+        return costs
 
     def loss(self, output: Any) -> None:
         """Measure what makes a loss of the output, as the last unit, and what the model does itself after its last one.

@@ -46,19 +46,10 @@ def signature_of(call: UnitCall, meter: UnitMeter) -> str | None:
 
 
 class _Recorder(DispatchMode):
-    # Without this, torch refuses to run a higher-order operator under the mode at all.
-    supports_higher_order_operators = True
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Spare the second that importing dynamo takes, as `FlopMeter` does."""
-        return False
-
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._hash = hashlib.sha256()
-        # A weak reference keeps the address of a storage from being used again, so that it tells storages apart for
-        # good, and says when the storage is gone.
+        # By key, which a reference keeps from being given again; it also says when a storage is gone.
         self._storages: dict[int, tuple[int, StorageReference]] = {}
         self._alive: dict[int, StorageReference] = {}
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rematbench.records.columns import COLUMNS
-from rematbench.records.measurement import Status
 from rematbench.records.run import Row
 from rematbench.reporting.gathering import Model, Series
-from rematbench.units import format_bytes, format_flops, format_percent, format_ratio, format_seconds
-
-_MARKS = {"bitwise": "✓", "equal": "✓", "noise": "≈", "close": "≈", "different": "✗"}
+from rematbench.reporting.texts import heading_of, marked, texts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,39 +23,76 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Heading:
-    """A column: its heading, and the column of `results.csv` that says what it means."""
+    """A column: the name of its texts, what it means, and what its cells are sorted by."""
 
-    text: str
+    name: str
     meaning: str
+    key: Callable[[Row, Series], float | str | None]
     number: bool = False
+
+    @property
+    def text(self) -> str:
+        """What stands above the column."""
+        return heading_of(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A row of the table."""
+    """A row of the table, its cells by the name of their column."""
 
-    cells: tuple[Cell, ...]
+    cells: Mapping[str, Cell]
     dominated: bool
     failed: bool
 
 
 _MEANINGS = {column.name: column.meaning for column in COLUMNS}
 
+
+def _heading(name: str, column: str, *, number: bool = False) -> Heading:
+    """Make a column that means what a column of `results.csv` means, and is sorted by it."""
+
+    def key(row: Row, _: Series) -> Any:
+        value = row.cells[column]
+        return None if value == "" else value  # a record's text that says nothing is absent, as it is from a CSV
+
+    return Heading(name=name, meaning=_MEANINGS[column], key=key, number=number)
+
+
 HEADINGS = (
-    Heading(text="model", meaning=_MEANINGS["model"]),
-    Heading(text="run", meaning="the run, device and dtype"),
-    Heading(text="placement", meaning=_MEANINGS["placement"]),
-    Heading(text="peak", meaning=_MEANINGS["peak_bytes"], number=True),
-    Heading(text="saved", meaning="share of none's peak that is saved", number=True),
-    Heading(text="step", meaning="time of a step: none's median times the paired ratio", number=True),
-    Heading(text="ratio", meaning=_MEANINGS["step_ratio"], number=True),
-    Heading(text="95 % interval", meaning="of the ratio, by bootstrap", number=True),
-    Heading(text="recompute", meaning=_MEANINGS["recompute_flops"], number=True),
-    Heading(text="gradients", meaning=_MEANINGS["gradients"]),
-    Heading(text="buffers", meaning=_MEANINGS["buffers"]),
-    Heading(text="regions", meaning=_MEANINGS["regions"]),
-    Heading(text="message", meaning=_MEANINGS["message"]),
+    _heading("model", "model"),
+    Heading(name="run", meaning="the run, device and dtype", key=lambda _, series: series.label),
+    _heading("placement", "placement"),
+    _heading("peak", "peak_bytes", number=True),
+    Heading(
+        name="saved",
+        meaning="share of none's peak that is saved",
+        key=lambda row, _: row.saved_share,
+        number=True,
+    ),
+    Heading(
+        name="step",
+        meaning="time of a step: none's median times the paired ratio",
+        key=lambda row, _: row.cost("time"),
+        number=True,
+    ),
+    _heading("ratio", "step_ratio", number=True),
+    Heading(
+        name="interval",
+        meaning="of the ratio, by bootstrap",
+        key=lambda row, _: row.cells["step_ratio_high"],
+        number=True,
+    ),
+    _heading("recompute", "recompute_flops", number=True),
+    _heading("gradients", "gradients"),
+    _heading("buffers", "buffers"),
+    _heading("regions", "regions"),
+    Heading(
+        name="message",
+        meaning=_MEANINGS["message"],
+        key=lambda row, _: texts_of(row)["message"] or None,
+    ),
 )
+_VERDICTS = ("gradients", "buffers")
 
 
 def lines(models: Sequence[Model]) -> Iterator[Line]:
@@ -66,52 +100,22 @@ def lines(models: Sequence[Model]) -> Iterator[Line]:
     for model in models:
         for series in model.series:
             kept = series.frontier(series.cost)
-            yield from (_line(row, series, row.cells["placement"] in kept) for row in series.rows)
+            yield from (_line(row, series, row.name in kept) for row in series.rows)
 
 
 def _line(row: Row, series: Series, kept: bool) -> Line:
-    failed = row.cells["status"] != Status.OK
+    plain = texts_of(row)
+    texts = plain | {"run": series.label} | {name: marked(plain[name]) for name in _VERDICTS}
+    cells = {
+        heading.name: Cell(
+            text=texts[heading.name],
+            key=heading.key(row, series),
+            bad=heading.name in _VERDICTS and row.cells[heading.name] == "different",
+        )
+        for heading in HEADINGS
+    }
     known = row.fits_a_plot and (row.step_s is not None or row.cells["recompute_flops"] is not None)
-    return Line(cells=tuple(_cells(row, series)), dominated=known and not kept, failed=failed)
-
-
-def _cells(row: Row, series: Series) -> Iterator[Cell]:
-    cells = row.cells
-    saved = 1 - cells["peak_ratio"] if cells["peak_ratio"] is not None else None
-    yield Cell(text=cells["model"], key=cells["model"])
-    yield Cell(text=series.label, key=series.label)
-    yield Cell(text=cells["placement"], key=cells["placement"])
-    yield _number(cells["peak_bytes"], format_bytes)
-    yield _number(saved, format_percent)
-    yield _number(row.step_s.median if row.step_s else None, format_seconds)
-    yield _number(cells["step_ratio"], format_ratio)
-    yield _interval(cells["step_ratio_low"], cells["step_ratio_high"])
-    yield _number(cells["recompute_flops"], format_flops)
-    yield _mark(cells["gradients"])
-    yield _mark(cells["buffers"])
-    yield _text(cells["regions"])
-    status = "" if cells["status"] == Status.OK else f"{cells['status']}: "
-    yield _text(f"{status}{cells['message'] or ''}")
-
-
-def _number(value: Any, show: Any) -> Cell:
-    return Cell() if value is None else Cell(text=show(value), key=value)
-
-
-def _interval(low: float | None, high: float | None) -> Cell:
-    return Cell() if low is None or high is None else Cell(text=f"{low:.2f}–{high:.2f}", key=high)
-
-
-def _mark(verdict: str | None) -> Cell:
-    return (
-        Cell()
-        if verdict is None
-        else Cell(text=f"{_MARKS[verdict]} {verdict}", key=verdict, bad=verdict == "different")
-    )
-
-
-def _text(text: str | None) -> Cell:
-    return Cell(text=text or "", key=text or None)
+    return Line(cells=cells, dominated=known and not kept, failed=not row.is_ok)
 
 
 def environments(models: Sequence[Model]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,26 @@ from rematbench.reporting.figures import figures
 from rematbench.reporting.gathering import Model, models_of
 from rematbench.reporting.listing import HEADINGS, environments, lines
 
+SCRIPT = (
+    "dom",
+    "text",
+    "budget",
+    "state",
+    "chart",
+    "trade",
+    "timeline",
+    "shares",
+    "strip",
+    "cards",
+    "table",
+    "main",
+)
+"""The modules of the page's script, each after those it uses; each is one constant that holds its functions."""
+
+BUDGET_PERCENT = 60
+"""What the page answers until its reader asks: a budget of so much of the plain step's peak."""
+
+_START = 'main.start(JSON.parse(document.getElementById("data").textContent));'
 _NOT_IN_A_SCRIPT = str.maketrans(
     {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 )
@@ -51,9 +72,18 @@ def page(models: Sequence[Model]) -> str:
         environments=environments(models),
         columns=COLUMNS,
         version=__version__,
+        percent=BUDGET_PERCENT,
         data=as_script(figures(models)),
         plotly=Markup(get_plotlyjs()),
+        # Within one function: a module's name is no name of the window, which has a `top` and a `status` of its own.
+        script=Markup(f'(() => {{\n"use strict";\n{script_text(*SCRIPT)}{_START}\n}})();'),
     )
+
+
+def script_text(*modules: str) -> str:
+    """Return modules of the page's script one after the other."""
+    folder = files("rematbench.reporting") / "template" / "script"
+    return "".join((folder / f"{module}.js").read_text(encoding="utf-8") for module in modules)
 
 
 def as_script(value: Any) -> Markup:

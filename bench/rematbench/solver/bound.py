@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 from rematbench.solver.chain import UnitChain
@@ -141,7 +142,9 @@ class _Program:
         return unit.rerun_cost if kind == "rerun" else unit.forward_cost - unit.rerun_cost
 
     def _solved(self) -> float:
-        """Solve it, with no integers and rows scaled to their largest factor; less than nothing is rounding."""
+        """Solve the program, and return 0 for less than nothing, which is rounding."""
+        # Rows in bytes stand beside rows of shares, and costs may be seconds or 10¹² FLOPs. HiGHS takes what is below
+        # 1e-7 for nothing, so that every row, and the costs, are scaled to a largest factor of 1.
         entries = [
             (number, column, factor / max(1.0, *map(abs, row.values())))
             for number, (row, _) in enumerate(self.rows)
@@ -149,10 +152,11 @@ class _Program:
         ]
         bounds = [bound / max(1.0, *map(abs, row.values())) for row, bound in self.rows]
         numbers, columns, factors = map(np.array, zip(*entries, strict=True))
-        table = csr_array((factors, (numbers, columns)), shape=(len(self.rows), len(self.columns)))
+        # Any: linprog takes sparse rows, which its annotations do not know.
+        table: Any = csr_array((factors, (numbers, columns)), shape=(len(self.rows), len(self.columns)))
         costs = np.array([self._cost(variable) for variable in self.columns])
         scale = float(costs.max(initial=0.0)) or 1.0
-        found = milp(costs / scale, bounds=Bounds(0, 1), constraints=LinearConstraint(table, ub=np.array(bounds)))
+        found = linprog(costs / scale, A_ub=table, b_ub=np.array(bounds), bounds=(0, 1), method="highs")
         if found.fun is None:
             # Where HiGHS gives up for another reason than that nothing fits, nothing is all that is known.
             return math.inf if found.status == 2 else 0.0

@@ -1,4 +1,4 @@
-"""Step functions: the least cost as a function of the memory allowed, which is a Pareto list of (peak, cost).
+"""The least cost as a function of the memory allowed: a step function, told by the Pareto list of its (peak, cost).
 
 Two parts of a step that share one memory budget add as functions; two ways to do the same thing take the minimum.
 """
@@ -19,7 +19,7 @@ _ROOM = 1 << 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Steps:
+class ParetoList:
     """Points by rising peak. Once `least` has made them, costs fall strictly and peaks rise strictly.
 
     Attributes:
@@ -33,20 +33,24 @@ class Steps:
     picks: Array
 
 
-FREE = Steps(peaks=np.zeros(1, np.int64), costs=np.zeros(1), picks=np.zeros(1, np.int64))
+FREE = ParetoList(peaks=np.zeros(1, np.int64), costs=np.zeros(1), picks=np.zeros(1, np.int64))
 """What nothing costs: no memory, no time."""
 
 
-def raised(steps: Steps, *, by: int, floor: int, cost: float, pick: int) -> Steps:
-    """Return the steps with memory held under them, a peak they cannot go below, a cost on top and a new pick."""
-    peaks = np.maximum(steps.peaks + by, floor)
-    return Steps(peaks=peaks, costs=steps.costs + cost, picks=np.full(len(peaks), pick))
+def raised(points: ParetoList, *, by: int, floor: int, cost: float, pick: int) -> ParetoList:
+    """Return the points with memory held under them, a peak they cannot go below, a cost on top and a new pick."""
+    peaks = np.maximum(points.peaks + by, floor)
+    return ParetoList(peaks=peaks, costs=points.costs + cost, picks=np.full(len(peaks), pick))
 
 
-def summed(firsts: Sequence[Steps], seconds: Sequence[Steps], floors: Array, costs: Array, picks: Array) -> Steps:
+def summed(
+    firsts: Sequence[ParetoList], seconds: Sequence[ParetoList], floors: Array, costs: Array, picks: Array
+) -> ParetoList:
     """Return, for every i, the points of firsts[i] + seconds[i], with a floor, a cost and a pick; not yet the least."""
     first_peaks, first_costs, first_owner = _flat(firsts)
     second_peaks, second_costs, second_owner = _flat(seconds)
+    # One search finds for every point the best of its partner list within the same budget, in all pairs at once: each
+    # pair has a range of keys to itself.
     first_keys = first_peaks + first_owner * _ROOM
     second_keys = second_peaks + second_owner * _ROOM
     of_first, with_second = _looked_up(first_keys, second_keys, second_owner, first_owner)
@@ -56,12 +60,12 @@ def summed(firsts: Sequence[Steps], seconds: Sequence[Steps], floors: Array, cos
     both = np.concatenate(
         (first_costs[of_first] + second_costs[with_second], second_costs[of_second] + first_costs[with_first])
     )
-    return Steps(peaks=np.maximum(peaks, floors[owner]), costs=both + costs[owner], picks=picks[owner])
+    return ParetoList(peaks=np.maximum(peaks, floors[owner]), costs=both + costs[owner], picks=picks[owner])
 
 
-def _flat(lists: Sequence[Steps]) -> tuple[Array, Array, Array]:
-    owner = np.repeat(np.arange(len(lists)), [len(steps.peaks) for steps in lists])
-    return np.concatenate([steps.peaks for steps in lists]), np.concatenate([steps.costs for steps in lists]), owner
+def _flat(lists: Sequence[ParetoList]) -> tuple[Array, Array, Array]:
+    owner = np.repeat(np.arange(len(lists)), [len(one.peaks) for one in lists])
+    return np.concatenate([one.peaks for one in lists]), np.concatenate([one.costs for one in lists]), owner
 
 
 def _looked_up(keys: Array, table: Array, table_owner: Array, owner: Array) -> tuple[Array, Array]:
@@ -71,32 +75,33 @@ def _looked_up(keys: Array, table: Array, table_owner: Array, owner: Array) -> t
     return present, found[present]
 
 
-def least(candidates: Sequence[Steps], *, limit: int, points: int | None) -> Steps:
+def least(candidates: Sequence[ParetoList], *, limit: int, points: int | None) -> ParetoList:
     """Return the points no other is at least as good as, with peaks up to `limit`, thinned to `points` where given."""
-    peaks = np.concatenate([steps.peaks for steps in candidates])
-    costs = np.concatenate([steps.costs for steps in candidates])
-    picks = np.concatenate([steps.picks for steps in candidates])
+    peaks = np.concatenate([one.peaks for one in candidates])
+    costs = np.concatenate([one.costs for one in candidates])
+    picks = np.concatenate([one.picks for one in candidates])
     order = np.argsort(peaks, kind="stable")[: np.count_nonzero(peaks <= limit)]
     costs = costs[order]
     falls = np.ones(len(order), bool)
     falls[1:] = costs[1:] < np.minimum.accumulate(costs)[:-1]
     order, costs = order[falls], costs[falls]
     peaks = peaks[order]
+    # Of points at one peak the last is the cheapest, as only those that fall below all before them are left.
     last = np.ones(len(order), bool)
     last[:-1] = peaks[1:] != peaks[:-1]
-    steps = Steps(peaks=peaks[last], costs=costs[last], picks=picks[order[last]])
-    return steps if points is None or len(steps.peaks) <= points else _thinned(steps, points)
+    found = ParetoList(peaks=peaks[last], costs=costs[last], picks=picks[order[last]])
+    return found if points is None or len(found.peaks) <= points else _thinned(found, points)
 
 
-def _thinned(steps: Steps, points: int) -> Steps:
+def _thinned(every: ParetoList, points: int) -> ParetoList:
     """Keep at most `points` points, evenly along the curve, its ends among them; with one, the least peak.
 
     What is left out costs memory or time but never truth: each point kept is still what some schedule does.
     """
-    peaks, costs = steps.peaks, steps.costs
+    peaks, costs = every.peaks, every.costs
     if points == 1:
         kept = np.zeros(1, np.int64)
     else:
         along = (peaks - peaks[0]) / (peaks[-1] - peaks[0]) + (costs[0] - costs) / (costs[0] - costs[-1])
         kept = np.unique(np.searchsorted(along, np.linspace(0.0, along[-1], points)))
-    return Steps(peaks=peaks[kept], costs=costs[kept], picks=steps.picks[kept])
+    return ParetoList(peaks=peaks[kept], costs=costs[kept], picks=every.picks[kept])

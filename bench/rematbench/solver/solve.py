@@ -64,7 +64,12 @@ def frontier(chain: UnitChain, *, points: int | None = POINTS, stride: int | Non
     """
     points, stride = _effort(chain, points, stride)
     tables = Tables(chain, limit=_UNLIMITED, points=points, stride=stride)
-    return tuple(tables.schedule(number) for number in range(len(tables.top[0, frozenset()].peaks)))
+    every = [tables.schedule(number) for number in range(len(tables.top[0, frozenset()].peaks))]
+    kept: list[Schedule] = []
+    for schedule in sorted(every, key=lambda schedule: (schedule.peak_bytes, schedule.cost)):
+        if not kept or schedule.cost < kept[-1].cost:
+            kept.append(schedule)
+    return tuple(kept)
 
 
 def solve(chain: UnitChain, budget_bytes: int, *, points: int | None = POINTS, stride: int | None = None) -> Schedule:

@@ -8,8 +8,9 @@ import numpy as np
 
 from rematbench.solver.chain import UnitChain
 from rematbench.solver.lookups import Lookups, Tensors
-from rematbench.solver.pareto import FREE, Steps, least, raised, summed
+from rematbench.solver.pareto import FREE, ParetoList, least, raised, summed
 from rematbench.solver.schedule import Schedule, UnitRegion
+from rematbench.solver.simulate import simulate
 
 
 class Tables:
@@ -36,20 +37,20 @@ class Tables:
         self.at = Lookups(chain=chain, stride=stride)
         self.limit = limit
         self.points = points
-        self.inside: dict[tuple[int, int, Tensors], Steps] = {}
-        self.top: dict[tuple[int, Tensors], Steps] = {}
+        self.inside: dict[tuple[int, int, Tensors], ParetoList] = {}
+        self.top: dict[tuple[int, Tensors], ParetoList] = {}
         self._fill_inside()
         self._fill_top()
 
     def schedule(self, number: int) -> Schedule:
-        """Return the schedule of one point of the whole chain."""
-        whole = self.top[0, frozenset()]
-        peak = int(whole.peaks[number])
-        return Schedule(
-            regions=tuple(sorted(self._regions(peak), key=_outer_first)),
-            peak_bytes=peak,
-            cost=float(whole.costs[number]),
-        )
+        """Return the schedule of one point of the whole chain, with the figures that it is worth.
+
+        Where lists were thinned, the way back may find something better within a point's memory than what its cost was
+        added up from: so the figures are those of the regions found, and at most those of the point.
+        """
+        regions = tuple(sorted(self._regions(int(self.top[0, frozenset()].peaks[number])), key=_outer_first))
+        figures = simulate(self.chain, regions)
+        return Schedule(regions=regions, peak_bytes=figures.peak_bytes, cost=figures.cost)
 
     def _fill_inside(self) -> None:
         first = {int(stop): start for start in reversed(range(len(self.chain.units))) for stop in self.at.stops[start]}
@@ -67,17 +68,17 @@ class Tables:
             regions = self._least([alone, regions])
         for charged in self.at.charged[start] - {whole}:
             held = self.at.input_held(start, charged)
-            lifted = Steps(peaks=regions.peaks + held, costs=regions.costs, picks=regions.picks)
+            lifted = ParetoList(peaks=regions.peaks + held, costs=regions.costs, picks=regions.picks)
             self.inside[start, stop, charged] = self._least([self._inner_unit(start, stop, charged), lifted])
 
-    def _inner_unit(self, start: int, stop: int, charged: Tensors) -> Steps:
+    def _inner_unit(self, start: int, stop: int, charged: Tensors) -> ParetoList:
         unit, level = self.chain.units[start], self.at.gradients[stop]
         if start + 1 == stop:
             return self._unit(start, 0, charged, FREE, level=level, cost=unit.rerun_cost)
         rest = self.inside[start + 1, stop, self.at.after_unit(start, 0, charged)]
         return self._unit(start, 0, charged, rest, level=level, cost=unit.forward_cost)
 
-    def _inner_regions(self, start: int, stop: int) -> Steps:
+    def _inner_regions(self, start: int, stop: int) -> ParetoList:
         count = int(np.searchsorted(self.at.stops[start], stop))
         ends = self.at.stops[start][:count]
         rests = [self.inside[end, stop, self.at.after_region(start, end)] for end in ends.tolist()]
@@ -90,29 +91,29 @@ class Tables:
                 self._fill_top_state(start, charged)
         whole = self.top[0, frozenset()]
         end = raised(whole, by=0, floor=self.at.gradients[0], cost=0.0, pick=0)
-        self.top[0, frozenset()] = self._least([Steps(peaks=end.peaks, costs=end.costs, picks=whole.picks)])
+        self.top[0, frozenset()] = self._least([ParetoList(peaks=end.peaks, costs=end.costs, picks=whole.picks)])
 
     def _fill_top_state(self, start: int, charged: Tensors) -> None:
         held = self.at.input_held(start, charged)
         regions = self._top_regions(start)
-        ways = [Steps(peaks=regions.peaks + held, costs=regions.costs, picks=regions.picks)]
+        ways = [ParetoList(peaks=regions.peaks + held, costs=regions.costs, picks=regions.picks)]
         for number, choice in enumerate(self.chain.units[start].choices):
             rest = self._top_rest(start + 1, self.at.after_unit(start, number, charged))
             ways.append(self._unit(start, number, charged, rest, level=0, cost=choice.recompute_cost))
         fixed = self.chain.units[start].fixed_bytes
         self.top[start, charged] = self._least(
-            [Steps(peaks=way.peaks + fixed, costs=way.costs, picks=way.picks) for way in ways]
+            [ParetoList(peaks=way.peaks + fixed, costs=way.costs, picks=way.picks) for way in ways]
         )
 
-    def _top_regions(self, start: int) -> Steps:
+    def _top_regions(self, start: int) -> ParetoList:
         ends = self.at.stops[start]
         rests = [self._top_rest(end, self.at.after_region(start, end)) for end in ends.tolist()]
         return self._regions_first(start, rests, self.at.region_peaks[start], np.zeros(len(ends)))
 
-    def _top_rest(self, start: int, charged: Tensors) -> Steps:
+    def _top_rest(self, start: int, charged: Tensors) -> ParetoList:
         return FREE if start == len(self.chain.units) else self.top[start, charged]
 
-    def _regions_first(self, start: int, rests: list[Steps], floors: np.ndarray, costs: np.ndarray) -> Steps:
+    def _regions_first(self, start: int, rests: list[ParetoList], floors: np.ndarray, costs: np.ndarray) -> ParetoList:
         """Return the ways that begin with a region, the input charged, one for each of the first stops there are."""
         ends = self.at.stops[start][: len(rests)]
         reruns = [self.inside[start, end, self.chain.values[start]] for end in ends.tolist()]
@@ -120,11 +121,13 @@ class Tables:
             at for at, (one, two) in enumerate(zip(rests, reruns, strict=True)) if len(one.peaks) and len(two.peaks)
         ]
         if not some:
-            return Steps(peaks=np.zeros(0, np.int64), costs=np.zeros(0), picks=np.zeros(0, np.int64))
+            return ParetoList(peaks=np.zeros(0, np.int64), costs=np.zeros(0), picks=np.zeros(0, np.int64))
         costs = costs[some] + self.chain.region_cost
         return summed([rests[i] for i in some], [reruns[i] for i in some], floors[some], costs, ends[some])
 
-    def _unit(self, start: int, number: int, charged: Tensors, rest: Steps, *, level: int, cost: float) -> Steps:
+    def _unit(
+        self, start: int, number: int, charged: Tensors, rest: ParetoList, *, level: int, cost: float
+    ) -> ParetoList:
         """Return `rest` with one unit run before it; `level` is what is live of gradients in its forward."""
         choice = self.chain.units[start].choices[number]
         held = self.at.unit_held(start, number, charged)
@@ -132,7 +135,7 @@ class Tables:
         backward = held + self.at.gradients[start + 1] + choice.backward_peak_bytes
         return raised(rest, by=held, floor=max(forward, backward), cost=cost, pick=-1 - number)
 
-    def _least(self, ways: list[Steps]) -> Steps:
+    def _least(self, ways: list[ParetoList]) -> ParetoList:
         return least(ways, limit=self.limit, points=self.points)
 
     def _regions(self, peak: int) -> list[UnitRegion]:
@@ -144,9 +147,9 @@ class Tables:
             start, stop, charged, room, at_top = todo.pop()
             if start == stop:
                 continue
-            steps = self.top[start, charged] if at_top else self.inside[start, stop, charged]
-            at = bisect_right(steps.peaks, room) - 1
-            room, pick = int(steps.peaks[at]), int(steps.picks[at])
+            points = self.top[start, charged] if at_top else self.inside[start, stop, charged]
+            at = bisect_right(points.peaks, room) - 1
+            room, pick = int(points.peaks[at]), int(points.picks[at])
             room -= self.chain.units[start].fixed_bytes if at_top else 0
             if pick < 0:
                 number = -1 - pick

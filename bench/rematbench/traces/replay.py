@@ -62,15 +62,18 @@ def replay(events: Iterable[Event], spans: Iterable[Span]) -> Reading:
 def _by_module(lifetimes: Iterable[Lifetime]) -> dict[str, int]:
     sums: dict[str, int] = {}
     for lifetime in lifetimes:
-        module = LOSS if lifetime.module is None else lifetime.module
-        sums[module] = sums.get(module, 0) + lifetime.size_bytes
+        sums[_module(lifetime)] = sums.get(_module(lifetime), 0) + lifetime.size_bytes
     return sums
+
+
+def _module(lifetime: Lifetime) -> str:
+    return LOSS if lifetime.module is None else lifetime.module
 
 
 def _shares(trace: AllocationTrace, lifetimes: Iterable[Lifetime]) -> tuple[Share, ...]:
     sums: dict[tuple[Kind, str], int] = {}
     for lifetime in lifetimes:
-        key = _kind(trace, lifetime), LOSS if lifetime.module is None else lifetime.module
+        key = _kind(trace, lifetime), _module(lifetime)
         sums[key] = sums.get(key, 0) + lifetime.size_bytes
     shares = [Share(kind=kind, block=block, bytes=size) for (kind, block), size in sums.items()]
     return tuple(sorted(shares, key=lambda share: -share.bytes))
@@ -91,6 +94,7 @@ def _timeline(trace: AllocationTrace) -> Timeline:
     points = [(trace.times[moment - 1], trace.sums[moment]) for moment in trace.moments(start, stop)[1:]]
     kept = [(start, trace.sums[trace.moments(start, stop)[0]]), *_thinned(points, start, stop)]
     backward = trace.phases.get("backward")
+    # A module's call in backward is a recomputation.
     recomputed = [
         span for span in _outermost(trace.spans) if backward and backward.start <= span.start <= backward.stop
     ]

@@ -1,0 +1,98 @@
+"""What a card draws of one measurement: its step over time, what held the peak, the placement over the blocks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rematbench.records.measurement import Measurement, Memory, Structure
+from rematbench.reporting.answers import block_text, kind_text
+from rematbench.reporting.strip import brackets, held
+from rematbench.traces.timeline import Timeline
+from rematbench.units import SECONDS, format_bytes, unit_of
+
+_KINDS = ("kept", "recomputed", "transient", "gradients", "optimizer")
+"""In the order in which they are stacked."""
+
+
+def card(record: Measurement, structure: Structure | None) -> dict[str, Any]:
+    """Return what only a record has; what it lacks is left out.
+
+    Args:
+        structure: of the record's model, from whichever row holds it.
+    """
+    found: dict[str, Any] = {}
+    if record.timeline and record.timeline.time_s:
+        found["timeline"] = _timeline(record.timeline)
+    if record.memory and record.memory.at_peak:
+        found["shares"] = _shares(record.memory)
+    if structure:
+        found["strip"] = _strip(record, structure)
+    return found
+
+
+def _timeline(timeline: Timeline) -> dict[str, Any]:
+    """Return the timeline in whole microseconds, bytes to the byte; each value less the one before, to be short."""
+    peak_bytes = max(timeline.live_bytes)
+    factor_s, unit = unit_of(timeline.time_s[-1], SECONDS)
+    return {
+        "us": _steps([_us(time) for time in timeline.time_s]),
+        "bytes": _steps(timeline.live_bytes),
+        "axis": {"factor_us": 1e6 * factor_s, "title": f"{unit}, slowed by the meter"},
+        "peak": {
+            "at": timeline.live_bytes.index(peak_bytes),
+            "text": f"peak {format_bytes(peak_bytes)}",
+            "hover": [f"peak: {peak_bytes:,} bytes"],
+        },
+        "phases": [
+            {"name": phase, "start": _us(start), "end": _us(end)} for phase, (start, end) in timeline.phases.items()
+        ],
+        "recomputed": [
+            {"text": f"recomputing {block or '(model)'}", "start": _us(start), "end": _us(end)}
+            for block, start, end in timeline.recomputed
+        ],
+    }
+
+
+def _steps(values: Sequence[int]) -> list[int]:
+    return [value - before for before, value in zip((0, *values), values, strict=False)]
+
+
+def _us(seconds: float) -> int:
+    return round(1e6 * seconds)
+
+
+def _shares(memory: Memory) -> dict[str, Any]:
+    """Return the bars of what held the peak, one on the end of the other, and what was there before the step."""
+    bars, total_bytes = [], 0
+    for share in sorted(memory.at_peak, key=lambda share: _KINDS.index(share.kind)):
+        hover = [f"{format_bytes(share.bytes)}: {kind_text(share.kind)}", block_text(share.block)]
+        bars.append(
+            {"kind": share.kind, "start": total_bytes, "bytes": share.bytes, "y": "at the peak", "hover": hover}
+        )
+        total_bytes += share.bytes
+    totals: Counter[str] = Counter()
+    for share in memory.at_peak:
+        totals[share.kind] += share.bytes
+    legend = [{"kind": kind, "text": f"{kind} {format_bytes(count)}"} for kind, count in totals.items()]
+    if memory.static_bytes:
+        text = format_bytes(memory.static_bytes)
+        hover = [f"{text}: parameters, buffers, batch, optimizer state", "there before the step, on top of the peak"]
+        bars.append({"kind": "static", "start": 0, "bytes": memory.static_bytes, "y": "before", "hover": hover})
+        legend.append({"kind": "static", "text": f"there before {text}"})
+    return {"bars": bars, "legend": legend}
+
+
+def _strip(record: Measurement, structure: Structure) -> dict[str, Any]:
+    """Return the regions over the blocks, and what each block keeps, where that was told apart."""
+    by_block = record.memory.held_by_block if record.memory else None
+    kept = None if by_block is None else held(by_block, structure.blocks)[: len(structure.blocks)]
+    placed = brackets(record.regions, structure.blocks) if record.regions else []
+    return {
+        "regions": [
+            {"first": one.first, "last": one.last, "depth": one.depth, "hover": [f"region {one.text}"]}
+            for one in placed
+        ],
+        "kept": None if kept is None else [{"bytes": count, "text": format_bytes(count)} for count in kept],
+    }
