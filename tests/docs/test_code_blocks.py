@@ -17,6 +17,7 @@ LANGUAGES = {"python", "console", "toml", "yaml", "text"}
 NOT_RUN = {
     ("README.md", "make bench"),
     ("getting-started.md", "pip install ./rematbench"),
+    ("getting-started.md", "rematbench run --model net.py:build --rounds 5 --out run"),
     ("getting-started.md", "rematbench inspect net.py:build --depth 2"),
     ("planning.md", "rematbench plan net.py:build --budget 60% --set rounds=5 --out plan.json"),
     ("planning.md", "rematbench run peers --rounds 0"),
