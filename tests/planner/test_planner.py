@@ -1,5 +1,6 @@
 """Plans hold their budget as measured, beat the strategies people choose by hand, and say why where none fits."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from rematbench.errors import PlacementError, RematbenchError
 from rematbench.measuring.session import Session
 from rematbench.placement.strategies import parse_goal, parse_strategy
 from rematbench.placing.outline import outline
-from rematbench.planner.planner import Planner, _Search
+from rematbench.planner.planner import _TRIES, Planner, _Search
 from rematbench.planner.profiling import profile
 from rematbench.suite.model_ref import ModelRef
 from rematbench.workload.building import build, static_bytes
@@ -150,15 +151,28 @@ def test_a_search_takes_what_fits_and_nothing_cheaper_near_by_fits(
     predicted = sorted(peak for peak, _ in points)
     errors = dict(points)
     measured = [int(peak * errors[peak]) for peak in predicted]
-    search = _Search(predicted, budget, measured.__getitem__)
+    asked: list[int] = []
+
+    def measure(at: int) -> int:
+        asked.append(at)
+        return measured[at]
+
+    search = _Search(predicted, budget, measure)
     found = search.best()
+    assert search.tries == len(set(asked))
+    assert len({at for at in asked if predicted[at] > budget}) <= _TRIES
     if found is None:
         assert measured[0] > budget
         return
     assert measured[found] <= budget
     near = [at for at in range(found + 1, len(predicted)) if predicted[at] <= budget * 1.03][:3]
     assert all(measured[at] > budget for at in near if predicted[at] > budget)
-    assert search.tries <= len(predicted) + 9
+
+
+def test_a_search_goes_on_past_a_point_that_cannot_be_run() -> None:
+    assert _Search([90, 95, 99], 100, [90.0, math.inf, math.inf].__getitem__).best() == 0
+    assert _Search([90, 95, 99], 100, [math.inf, 95.0, math.inf].__getitem__).best() == 1
+    assert _Search([90, 95], 100, [math.inf, math.inf].__getitem__).best() is None
 
 
 def test_a_search_looks_past_a_point_that_does_not_fit() -> None:

@@ -60,8 +60,7 @@ class Planner:
         self._device = device
         self._given = profiled
         self._frontiers: dict[Objective, tuple[UnitChain, tuple[Schedule, ...]]] = {}
-        self._peaks: dict[tuple[UnitRegion, ...], float] = {}
-        self._refused_last = ""
+        self._refused: dict[tuple[UnitRegion, ...], str] = {}
 
     @cached_property
     def profile(self) -> Profile:
@@ -149,7 +148,7 @@ class Planner:
         k, n = goal.point
         least, most = (self.measured_peak_bytes(schedules[end]) for end in (0, -1))
         if math.inf in (least, most):
-            raise PlacementError(f"{goal.name}: an end of the frontier cannot be run: {self._refused_last}")
+            raise PlacementError(f"{goal.name}: an end of the frontier cannot be run: {self._last_refusal}")
         return int(least) + (int(most) - int(least)) * (k - 1) // max(1, n - 1)
 
     def predicted_peak_bytes(self, schedule: Schedule) -> int:
@@ -164,14 +163,13 @@ class Planner:
         return schedule.peak_bytes + inside * self.profile.region_bytes
 
     def measured_peak_bytes(self, schedule: Schedule) -> float:
-        """Return the peak of a step under it, metered once for each set of regions; infinite where it cannot be run."""
-        if schedule.regions not in self._peaks:
+        """Return the peak of a step under it, metered once a session; infinite where it cannot be run."""
+        if schedule.regions not in self._refused:
             try:
-                peak: float = self._session.peak_bytes(self._candidate(schedule.regions))
+                return self._session.peak_bytes(self._candidate(schedule.regions))
             except PlacementError as error:  # this candidate is no plan; another one may be
-                peak, self._refused_last = math.inf, str(error)
-            self._peaks[schedule.regions] = peak
-        return self._peaks[schedule.regions]
+                self._refused[schedule.regions] = str(error)
+        return math.inf
 
     def _candidate(self, regions: Iterable[UnitRegion], name: str = "", fingerprint: str | None = None) -> Placement:
         """Write regions of units as a placement; without a fingerprint, applying it need not look at all of the model.
@@ -188,15 +186,21 @@ class Planner:
     def _has_batch_norm(self) -> bool:
         return bool(batch_norms([self._session.workload.module]))
 
+    @property
+    def _last_refusal(self) -> str:
+        return next(reversed(self._refused.values()))
+
     def _infeasible(self, goal: Goal, static: int, chain: UnitChain, schedules: Sequence[Schedule]) -> str:
         least = self.measured_peak_bytes(schedules[0])
         if least == math.inf:
-            return f"{goal.name}: no placement fits; the leanest found cannot be run: {self._refused_last}"
-        unit = chain.units[simulate(chain, schedules[0].regions).peak_unit].name
+            return f"{goal.name}: no placement fits; the leanest found cannot be run: {self._last_refusal}"
+        unit = self.profile.units[simulate(chain, schedules[0].regions).peak_unit]
         whole = "" if goal.of_step else f", {format_bytes(int(least) + static)} with what is there before it"
+        refusal = unit.refusals.get(NOTHING)
+        why = f", which cannot be a region: {refusal}" if refusal else ""
         return (
             f"{goal.name}: no placement fits; the least peak of the step is {format_bytes(int(least))}{whole}, "
-            f"set by {unit}"
+            f"set by {unit.path}{why}"
         )
 
 
@@ -207,7 +211,12 @@ class _Search:
         self._predicted = predicted
         self._budget = budget
         self._measured = measured
-        self.tries = 0
+        self._tried: set[int] = set()
+
+    @property
+    def tries(self) -> int:
+        """How many points were measured."""
+        return len(self._tried)
 
     def best(self) -> int | None:
         """Return the point's index; None if not even the first fits.
@@ -232,7 +241,7 @@ class _Search:
         return bisect_right(self._predicted, budget) - 1
 
     def _fits(self, at: int) -> bool:
-        self.tries += 1
+        self._tried.add(at)
         return self._measured(at) <= self._budget
 
 
