@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from rematbench.loading import reference_models
+
 SUITES = Path(__file__).parents[2] / "bench" / "rematbench" / "suite" / "shipped"
-REFERENCE_MODELS = 15
+SHIPPED = sorted(file.stem for file in SUITES.glob("*.toml"))
 
 
 def entries(suite: str) -> dict[str, dict[str, Any]]:
@@ -69,9 +71,17 @@ def test_example_sequence_reads_a_vocabulary_of_a_hundred() -> None:
     assert tokens.dtype == torch.long
 
 
+@pytest.mark.parametrize("suite", SHIPPED)
+def test_a_suite_names_reference_models_and_arguments_they_have(suite: str) -> None:
+    for entry in entries(suite).values():
+        known = set(inspect.signature(factory(entry)).parameters)
+        assert {*entry.get("arguments", {}), *entry.get("cuda_per_gib", {})} <= known
+
+
 @pytest.mark.parametrize("suite", ["examples", "default"])
-def test_a_suite_runs_every_reference_model(suite: str) -> None:
-    assert len({entry["model"] for entry in entries(suite).values()}) == REFERENCE_MODELS
+def test_a_suite_for_everything_has_models_of_every_family(suite: str) -> None:
+    families = {name.partition(".")[0] for name in reference_models()}
+    assert {entry["model"].partition(".")[0] for entry in entries(suite).values()} == families
 
 
 @pytest.mark.parametrize("name", DEFAULT)
