@@ -14,7 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from rematbench.measuring.session import Session
 from rematbench.measuring.timing import schedule
 from rematbench.placement.placement import Placement
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.registry import parse_strategy
 from rematbench.placing.apply import apply
 from rematbench.placing.outline import outline
 from rematbench.records.measurement import Measurement, Status, Timing

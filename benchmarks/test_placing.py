@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rematbench import Placement, applied, apply, outline
 from rematbench.placement.placement import Region
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.registry import parse_strategy
 
 BLOCKS = 1000
 

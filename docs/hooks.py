@@ -14,7 +14,7 @@ import typer
 from rematbench.cli import app
 from rematbench.loading import reference_models
 from rematbench.placement.policies import SAVE_POLICIES
-from rematbench.placement.strategies import STRATEGIES
+from rematbench.placement.registry import STRATEGIES
 from rematbench.records.columns import COLUMNS
 from rematbench.suite.suite import load_suite, shipped_suites
 

@@ -15,7 +15,7 @@ from rematbench import __version__
 from rematbench.cli import app, main
 from rematbench.loading import reference_models
 from rematbench.placement.placement import Options
-from rematbench.placement.strategies import STRATEGIES
+from rematbench.placement.registry import STRATEGIES
 from rematbench.suite.suite import load_suite, shipped_suites
 
 COMMAND = str(Path(sys.executable).parent / "rematbench")

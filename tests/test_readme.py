@@ -12,7 +12,7 @@ from statistics import geometric_mean
 
 import pytest
 
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.registry import parse_strategy
 from rematbench.records.columns import Cells
 from rematbench.records.run import Run
 from rematbench.reporting.compare import frontier_sheets

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rematbench.placement.placement import Placement
-    from rematbench.placement.strategies import strategy
+    from rematbench.placement.registry import strategy
     from rematbench.placing.apply import Handle, applied, apply
     from rematbench.placing.outline import outline
     from rematbench.planner.plan import Plan, plan
@@ -29,7 +29,7 @@ _HOMES = {
     "apply": "rematbench.placing.apply",
     "outline": "rematbench.placing.outline",
     "plan": "rematbench.planner.plan",
-    "strategy": "rematbench.placement.strategies",
+    "strategy": "rematbench.placement.registry",
 }
 
 

@@ -7,7 +7,7 @@ from tests.docs.blocks import PAGES, ROOT
 
 from rematbench.loading import load_attribute, reference_models
 from rematbench.placement.policies import SAVE_POLICIES
-from rematbench.placement.strategies import STRATEGIES
+from rematbench.placement.registry import STRATEGIES
 from rematbench.records.columns import COLUMNS
 from rematbench.suite.suite import shipped_suites
 

@@ -13,7 +13,7 @@ from rematbench.measuring.cpu_meter import CpuMeter
 from rematbench.measuring.flops import FORMULAS
 from rematbench.measuring.session import PASSES, Session
 from rematbench.placement.placement import Placement
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.registry import parse_strategy
 from rematbench.placing.outline import outline
 from rematbench.records.measurement import Equality
 from rematbench.suite.model_ref import ModelRef

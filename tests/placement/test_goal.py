@@ -4,7 +4,7 @@ import pytest
 
 from rematbench.errors import PlacementError
 from rematbench.placement.goal import Goal
-from rematbench.placement.strategies import parse_goal, spread
+from rematbench.placement.registry import parse_goal, spread
 from rematbench.suite.suite import Suite
 
 GIB = 2**30

@@ -10,7 +10,7 @@ from rematbench import Placement, applied, apply, strategy
 from rematbench.errors import PlacementError
 from rematbench.placement.outline import Outline
 from rematbench.placement.placement import Region
-from rematbench.placement.strategies import STRATEGIES, parse_strategy
+from rematbench.placement.registry import STRATEGIES, parse_strategy
 from rematbench.placing.outline import outline
 from rematbench.suite.case import Case
 

@@ -16,7 +16,7 @@ from rematbench.placement.outline import Chain, Outline
 from rematbench.placement.paths import Index, parse_path
 from rematbench.placement.placement import Options, Region
 from rematbench.placement.policies import SAVE_POLICIES
-from rematbench.placement.strategies import STRATEGIES, parse_strategy
+from rematbench.placement.registry import STRATEGIES, parse_strategy
 from rematbench.placing.outline import outline
 
 Span = tuple[int, int]

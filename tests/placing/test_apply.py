@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rematbench.errors import PlacementError
 from rematbench.placement.placement import Region
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.registry import parse_strategy
 from rematbench.placing.apply import applied, apply
 from rematbench.placing.outline import outline
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rematbench.measuring.cpu_meter import CpuMeter
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.registry import parse_strategy
 from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline
 from rematbench.traces.replay import Reading

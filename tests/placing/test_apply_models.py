@@ -8,7 +8,7 @@ from tests.placing.networks import equal, gradients
 from torch import Tensor, nn
 
 from rematbench.loading import load_attribute, reference_models
-from rematbench.placement.strategies import STRATEGIES, parse_strategy
+from rematbench.placement.registry import STRATEGIES, parse_strategy
 from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline
 from rematbench.workload.step import Workload, training_step

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rematbench.measuring.flops import FlopMeter
 from rematbench.placement.placement import Placement, Region
 from rematbench.placement.policies import SAVE_POLICIES
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.registry import parse_strategy
 from rematbench.placing import checkpointing
 from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline

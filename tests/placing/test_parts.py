@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rematbench.loading import reference_models
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.registry import parse_strategy
 from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline
 from rematbench.placing.parts import marked, parts, wholes

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rematbench.errors import PlacementError
 from rematbench.placement.placement import Placement, Region
-from rematbench.placement.strategies import parse_strategy
+from rematbench.placement.registry import parse_strategy
 from rematbench.placing.outline import outline
 from rematbench.placing.sites import Site, covered_modules, find_sites
 

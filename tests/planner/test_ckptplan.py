@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from rematbench.errors import PlacementError
-from rematbench.placement.strategies import parse_goal
+from rematbench.placement.registry import parse_goal
 from rematbench.planner.ckptplan import regions_by_ckptplan
 from rematbench.planner.profile import Profile, UnitProfile, Way
 

@@ -15,7 +15,7 @@ from torch import nn
 from rematbench import Placement, Plan, plan
 from rematbench.errors import PlacementError, RematbenchError
 from rematbench.measuring.session import Session
-from rematbench.placement.strategies import parse_goal, parse_strategy
+from rematbench.placement.registry import parse_goal, parse_strategy
 from rematbench.placing.outline import outline
 from rematbench.planner.planner import _TRIES, Planner, _Search
 from rematbench.planner.profiling import profile

@@ -14,7 +14,7 @@ from rematbench.errors import PlacementError
 from rematbench.loading import reference_models
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement, Region
-from rematbench.placement.strategies import parse_goal, parse_strategy
+from rematbench.placement.registry import parse_goal, parse_strategy
 from rematbench.placing.outline import outline
 from rematbench.placing.sites import Site, find_sites
 from rematbench.planner import profiling

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rematbench.commands.console import out
 from rematbench.loading import reference_models
 from rematbench.placement.placement import Options
-from rematbench.placement.strategies import STRATEGIES
+from rematbench.placement.registry import STRATEGIES
 from rematbench.suite.suite import load_suite, shipped_suites
 
 

@@ -9,7 +9,7 @@ import typer
 
 from rematbench.commands.measuring import as_settings, measure, opened_run
 from rematbench.errors import RematbenchError
-from rematbench.placement.strategies import parse_goal
+from rematbench.placement.registry import parse_goal
 from rematbench.records.run import Row, rows_of
 from rematbench.reporting.planned import explanation
 from rematbench.suite.suite import custom_suite, select

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointError
 from rematbench.errors import PlacementError
 from rematbench.placement.fingerprint import difference
 from rematbench.placement.placement import FILE_ENDINGS, Placement
-from rematbench.placement.strategies import Answer, parse_strategy, placed_by
+from rematbench.placement.registry import Answer, parse_strategy, placed_by
 from rematbench.placing.compiling import compiled_call
 from rematbench.placing.outline import outline
 from rematbench.placing.region import RegionRun

@@ -17,7 +17,7 @@ from pydantic import (
 
 from rematbench.errors import RematbenchError
 from rematbench.placement.placement import FILE_ENDINGS, Options, Placement, Region
-from rematbench.placement.strategies import Planning, StrategyCall, parse_strategy, spread
+from rematbench.placement.registry import Planning, StrategyCall, parse_strategy, spread
 
 if TYPE_CHECKING:
     from rematbench.placement.outline import Outline
