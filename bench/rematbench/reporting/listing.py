@@ -37,7 +37,7 @@ class Heading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class ListedRow:
     """A row of the table, its cells by the name of their column."""
 
     cells: Mapping[str, Cell]
@@ -95,7 +95,7 @@ HEADINGS = (
 _VERDICTS = ("gradients", "buffers")
 
 
-def lines(models: Sequence[Model]) -> Iterator[Line]:
+def lines(models: Sequence[Model]) -> Iterator[ListedRow]:
     """Yield the rows of the table, in the order of the figures' rows."""
     for model in models:
         for series in model.series:
@@ -103,7 +103,7 @@ def lines(models: Sequence[Model]) -> Iterator[Line]:
             yield from (_line(row, series, row.name in kept) for row in series.rows)
 
 
-def _line(row: Row, series: Series, kept: bool) -> Line:
+def _line(row: Row, series: Series, kept: bool) -> ListedRow:
     plain = texts_of(row)
     texts = plain | {"run": series.label} | {name: marked(plain[name]) for name in _VERDICTS}
     cells = {
@@ -115,7 +115,7 @@ def _line(row: Row, series: Series, kept: bool) -> Line:
         for heading in HEADINGS
     }
     known = row.fits_a_plot and (row.step_s is not None or row.cells["recompute_flops"] is not None)
-    return Line(cells=cells, dominated=known and not kept, failed=not row.is_ok)
+    return ListedRow(cells=cells, dominated=known and not kept, failed=not row.is_ok)
 
 
 def environments(models: Sequence[Model]) -> list[tuple[str, str]]:
