@@ -5,6 +5,7 @@ Machines are noisy, so what counts stands in `extra_info` as paired ratios, and 
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from rematbench.placement.registry import parse_strategy
 from rematbench.placing.apply import apply
 from rematbench.placing.outline import outline
 from rematbench.records.measurement import Measurement, Status, Timing
-from rematbench.records.run import read_run
+from rematbench.records.run import Run
 from rematbench.records.statistics import step_ratio
 from rematbench.records.store import csv_text
 from rematbench.reporting.compare import frontier_sheets
@@ -28,7 +29,7 @@ from rematbench.workload.step import Workload
 
 MODELS = ("plain.mlp?depth=12&width=256&batch=1024", "residual.conv_bn?width=16&batch=16&size=32")
 PLAIN = Placement(name="none")
-PLAIN = Path(__file__).parent.parent / "results" / "reference" / "cpu.csv"
+REFERENCE_RUN = Path(__file__).parent.parent / "results" / "reference" / "cpu.csv"
 
 
 def session_of(model: str) -> Session:
@@ -52,7 +53,10 @@ def test_none_against_a_bare_loop(benchmark: BenchmarkFixture, model: str) -> No
     session = session_of(model)
     ours: list[float] = []
     bare: list[float] = []
-    sides = [lambda: ours.append(session.timed_step(PLAIN)), lambda: bare.append(bare_step(session.workload))]
+    sides: list[Callable[[], None]] = [
+        lambda: ours.append(session.timed_step(PLAIN)),
+        lambda: bare.append(bare_step(session.workload)),
+    ]
 
     def one_round() -> None:
         random.shuffle(sides)
@@ -110,4 +114,4 @@ def test_write_the_csv_of_a_thousand_rows(benchmark: BenchmarkFixture) -> None:
 
 
 def test_read_and_compare_the_reference_run(benchmark: BenchmarkFixture) -> None:
-    benchmark(lambda: list(frontier_sheets(read_run(PLAIN))))
+    benchmark(lambda: list(frontier_sheets(Run(REFERENCE_RUN))))

@@ -11,7 +11,7 @@ from rematbench.reporting.sentences import failures, training
 from rematbench.traces.timeline import LOSS
 from rematbench.units import format_bytes, format_percent
 
-_KINDS = {
+KINDS = {
     "kept": "kept since forward for backward",
     "recomputed": "recomputed in backward",
     "gradients": "gradients of parameters",
@@ -30,11 +30,6 @@ def answers(model: Model) -> list[str]:
         sentence if len(labels) == len(model.series) else f"{', '.join(labels)}: {sentence}"
         for sentence, labels in said.items()
     ]
-
-
-def kind_text(kind: str) -> str:
-    """Return a kind of a share of the peak in words."""
-    return _KINDS[kind]
 
 
 def block_text(block: str) -> str:
@@ -61,7 +56,7 @@ def _holders(memory: Memory) -> Iterator[str]:
     total = sum(kinds.values()) or 1
     for place, (kind, count) in enumerate(kinds.most_common(2)):
         where = f", {_largest(memory, kind)}" if place == 0 else ""
-        yield f"{format_percent(count / total)} of that is {_KINDS[kind]}{where}"
+        yield f"{format_percent(count / total)} of that is {KINDS[kind]}{where}"
 
 
 def _largest(memory: Memory, kind: str) -> str:

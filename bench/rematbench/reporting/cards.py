@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rematbench.records.measurement import Measurement, Memory, Structure
-from rematbench.reporting.answers import block_text, kind_text
+from rematbench.reporting.answers import block_text
 from rematbench.reporting.strip import brackets, held
 from rematbench.traces.timeline import Timeline
 from rematbench.units import SECONDS, format_bytes, unit_of
@@ -64,24 +64,16 @@ def _us(seconds: float) -> int:
 
 
 def _shares(memory: Memory) -> dict[str, Any]:
-    """Return the bars of what held the peak, one on the end of the other, and what was there before the step."""
-    bars, total_bytes = [], 0
-    for share in sorted(memory.at_peak, key=lambda share: _KINDS.index(share.kind)):
-        hover = [f"{format_bytes(share.bytes)}: {kind_text(share.kind)}", block_text(share.block)]
-        bars.append(
-            {"kind": share.kind, "start": total_bytes, "bytes": share.bytes, "y": "at the peak", "hover": hover}
-        )
-        total_bytes += share.bytes
+    """Return what held the peak, in the order in which it is drawn, and what was there before the step."""
+    ordered = sorted(memory.at_peak, key=lambda share: _KINDS.index(share.kind))
+    parts = [{"kind": share.kind, "bytes": share.bytes, "block": block_text(share.block)} for share in ordered]
     totals: Counter[str] = Counter()
     for share in memory.at_peak:
         totals[share.kind] += share.bytes
     legend = [{"kind": kind, "text": f"{kind} {format_bytes(count)}"} for kind, count in totals.items()]
     if memory.static_bytes:
-        text = format_bytes(memory.static_bytes)
-        hover = [f"{text}: parameters, buffers, batch, optimizer state", "there before the step, on top of the peak"]
-        bars.append({"kind": "static", "start": 0, "bytes": memory.static_bytes, "y": "before", "hover": hover})
-        legend.append({"kind": "static", "text": f"there before {text}"})
-    return {"bars": bars, "legend": legend}
+        legend.append({"kind": "static", "text": f"there before {format_bytes(memory.static_bytes)}"})
+    return {"parts": parts, "static_bytes": memory.static_bytes, "legend": legend}
 
 
 def _strip(record: Measurement, structure: Structure) -> dict[str, Any]:
@@ -94,5 +86,5 @@ def _strip(record: Measurement, structure: Structure) -> dict[str, Any]:
             {"first": one.first, "last": one.last, "depth": one.depth, "hover": [f"region {one.text}"]}
             for one in placed
         ],
-        "kept": None if kept is None else [{"bytes": count, "text": format_bytes(count)} for count in kept],
+        "kept": kept,
     }

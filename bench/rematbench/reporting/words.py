@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from rematbench.reporting.answers import KINDS
+
+STATIC = {"static": "parameters, buffers, batch, optimizer state"}
+
 WORDS: dict[str, Any] = {
     # By the kind of the budget, as in `plan:`: a share or a size, of everything or with /step of the step alone.
     "room": {
@@ -32,6 +36,10 @@ WORDS: dict[str, Any] = {
     # The headings of a card's charts, by their names.
     "timeline": "The step over time",
     "shares": "What is held at the peak",
+    "share": {kind: f"{{bytes}}: {words}" for kind, words in (KINDS | STATIC).items()},
+    "at_the_peak": "at the peak",
+    "before": "before",
+    "before_the_step": "there before the step, on top of the peak",
     "strip": "Blocks in their order, darker for more kept after forward; recomputed regions beneath, skips above",
     "recomputing": "recomputing",
     "moment": "{bytes} at {time}",

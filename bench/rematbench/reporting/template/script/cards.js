@@ -36,7 +36,7 @@ const cards = (() => {
     place.replaceChildren(...rows.map((row) => card(page, row, onClose)));
     const peak = Math.max(...rows.map((row) => row.peak_bytes ?? 0));
     const bar = Math.max(peak, ...rows.map((row) => row.static_bytes ?? 0));
-    const kept = Math.max(...model.rows.flatMap((row) => row.strip?.kept ?? []).map((block) => block.bytes), 0);
+    const kept = Math.max(...model.rows.flatMap((row) => row.strip?.kept ?? []), 0);
     rows.forEach((row, at) => {
       const node = (name) => dom.find(`.${name}`, place.children[at]);
       if (row.timeline) timeline.draw(page, row.timeline, node("timeline"), peak);

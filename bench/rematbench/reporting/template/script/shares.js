@@ -3,8 +3,19 @@ const shares = (() => {
   const legend = (found) => found.legend.map((one) => ({ colour: chart.KINDS[one.kind], text: one.text }));
 
   // topBytes: the longest bar of the cards that stand side by side, so that they have one scale.
-  function draw(page, { bars }, node, topBytes) {
-    const { factor, unit } = text.unitOf(topBytes, page.scales.bytes);
+  function draw(page, { parts, static_bytes }, node, topBytes) {
+    const { words, scales } = page;
+    const says = (kind, bytes) => text.fill(words.share[kind], { bytes: text.scaled(bytes, scales.bytes) });
+    let end = 0;
+    const bars = parts.map(({ kind, bytes, block }) => {
+      end += bytes;
+      return { kind, bytes, start: end - bytes, y: words.at_the_peak, hover: [says(kind, bytes), block] };
+    });
+    if (static_bytes) {
+      const hover = [says("static", static_bytes), words.before_the_step];
+      bars.push({ kind: "static", bytes: static_bytes, start: 0, y: words.before, hover });
+    }
+    const { factor, unit } = text.unitOf(topBytes, scales.bytes);
     Plotly.newPlot(node, [{
       type: "bar",
       orientation: "h",

@@ -29,10 +29,11 @@ const strip = (() => {
     });
     const isWide = 7 * blocks.join(" ").length < node.clientWidth;
     const places = blocks.map((_, at) => at);
-    const keeps = (at) => (kept === null ? words.not_told_apart : text.fill(words.kept, { bytes: kept[at].text }));
+    const shown = (at) => text.scaled(kept[at], page.scales.bytes);
+    const keeps = (at) => (kept === null ? words.not_told_apart : text.fill(words.kept, { bytes: shown(at) }));
     Plotly.newPlot(node, [{
       type: "heatmap",
-      z: [places.map((at) => kept?.[at].bytes ?? null)],
+      z: [places.map((at) => kept?.[at] ?? null)],
       y: [0],
       x: places,
       xgap: 3,
@@ -41,7 +42,7 @@ const strip = (() => {
       zmin: 0,
       zmax: Math.max(topBytes, 1),
       showscale: false,
-      text: [places.map((at) => (isFew && kept ? kept[at].text.replace(" ", "<br>") : ""))],
+      text: [places.map((at) => (isFew && kept ? shown(at).replace(" ", "<br>") : ""))],
       texttemplate: "%{text}",
       textfont: { size: 10 },
       hoverinfo: "text",

@@ -1,27 +1,36 @@
-"""Lists of what the code declares, for the pages: `<!-- generated: NAME -->` on a line of its own becomes list NAME.
+"""Lists of what the code declares, as they stand on the pages between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
 
-mkdocs calls `on_page_markdown`. Nothing here imports torch.
+`python docs/lists.py` writes them anew; a test holds the pages to them. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from rematbench.cli import app
 from rematbench.loading import reference_models
+from rematbench.placement.placement import Options
 from rematbench.placement.policies import SAVE_POLICIES
 from rematbench.placement.registry import STRATEGIES
 from rematbench.records.columns import COLUMNS
-from rematbench.suite.suite import load_suite, shipped_suites
+from rematbench.suite.suite import Settings, load_suite, shipped_suites
+
+PAGES = Path(__file__).parent
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put every generated list in its place; a name that there is no list for is a KeyError, and ends the build."""
-    return re.sub(r"^<!-- generated: (\S+) -->$", lambda match: GENERATED[match[1]](), markdown, flags=re.MULTILINE)
+def filled(page: str) -> str:
+    """Return a page with every list in its place; a name that there is no list for is a KeyError."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{GENERATED[match[2]]()}\n{match[3]}"
+
+    return re.sub(r"(<!-- list-(\w+):begin -->)\n.*?(<!-- list-\2:end -->)", fill, page, flags=re.DOTALL)
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -48,6 +57,25 @@ def _strategies() -> str:
 def _policies() -> str:
     rows = ([f"`{policy.name}`", policy.meaning] for policy in SAVE_POLICIES.values())
     return _table(["save", "what a region keeps besides its inputs"], rows)
+
+
+def _fields(declared: type[Any]) -> str:
+    """Return the fields of a model with their defaults, as its docstring explains them."""
+    text = inspect.getdoc(declared) or ""
+    explained = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text[text.index("Attributes:") :], re.MULTILINE))
+    rows = (
+        [f"`{name}`", _default(field.default), " ".join(explained[name].split())]
+        for name, field in declared.model_fields.items()
+    )
+    return _table(["name", "default", "meaning"], rows)
+
+
+def _default(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{', '.join(value) if isinstance(value, tuple) else value}`"
 
 
 def _models() -> str:
@@ -88,4 +116,10 @@ GENERATED: dict[str, Callable[[], str]] = {
     "models": _models,
     "suites": _suites,
     "commands": _commands,
+    "settings": lambda: _fields(Settings),
+    "options": lambda: _fields(Options),
 }
+
+if __name__ == "__main__":
+    for page in sorted(PAGES.glob("*.md")):
+        page.write_text(filled(page.read_text()))
