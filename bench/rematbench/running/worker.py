@@ -44,6 +44,7 @@ from rematbench.running.protocol import (
     ORDER,
     Began,
     Done,
+    Ended,
     Failed,
     Inspected,
     InspectOrder,
@@ -187,7 +188,7 @@ class _Work:
 
     @contextmanager
     def _stage(self, placement: str, stage: Stage) -> Iterator[None]:
-        """Say what is being done; report what it raises as the placement's failure and stop."""
+        """Say what is being done, and when it is over; report what it raises as the placement's failure and stop."""
         self._say(Began(placement=placement, stage=stage))
         try:
             yield
@@ -197,6 +198,7 @@ class _Work:
             self._fail(placement, stage, error)
         except Exception as error:
             self._fail(placement, stage, error)
+        self._say(Ended())
 
     def _fail(self, placement: str, stage: Stage, error: Exception) -> None:
         traceback.print_exc()
