@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.running.machine import NAMES, Machine, Silent, run, suite
 
-from rematbench.errors import DeviceError
+from rematbench.errors import DeviceError, StorageError
 from rematbench.placement.placement import PLAIN
 from rematbench.record import Record
 from rematbench.records.measurement import Measurement, Status, Timing
@@ -333,3 +333,20 @@ def test_real_workers_killed_after_rows_and_at_random_moments(plan: Path, tmp_pa
     really(tmp_path / "at random")
     plan.write_text("")
     assert timeless(really(tmp_path / "at random")) == undisturbed
+
+
+def test_real_workers_tell_the_files_of_a_model_and_a_run_does_not_go_on_with_others(
+    plan: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "blocks.py").write_text("from torch import nn\nBlock = nn.Tanh\n")
+    (tmp_path / "net.py").write_text(f"import blocks\n{NET}")
+    folder = tmp_path / "run"
+    rows = really(folder)
+    assert [sorted(row.sources or {}) for row in rows] == [["blocks.py", "net.py"]] * 2
+    (folder / RECORDS).write_text(rows[0].model_dump_json() + "\n")
+    (tmp_path / "blocks.py").write_text("from torch import nn\nBlock = nn.Sigmoid\n")
+    with pytest.raises(
+        StorageError, match=r"run: m: its rows are of another blocks\.py than is there now: begin a new"
+    ):
+        really(folder)
+    assert plan.exists()

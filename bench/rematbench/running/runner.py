@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from rematbench.errors import DeviceError
+from rematbench.errors import DeviceError, StorageError
 from rematbench.placement.placement import PLAIN
 from rematbench.records.measurement import Environment, Measurement, Status
+from rematbench.records.sources import changed_files
 from rematbench.records.store import Store
 from rematbench.running.malloc import GIVING_BACK, keeping
 from rematbench.running.process import Worker
@@ -53,10 +54,14 @@ def run_suite(suite: Suite, store: Store, root: Path, watcher: Watcher) -> None:
 
     Raises:
         RematbenchError: a device is not there, a model cannot be imported, the folder cannot be written, or its store
-            comes from another environment. Finished rows stay.
+            comes from another environment or has rows of a model whose files are others by now. Finished rows stay.
     """
     devices = [probe(name, suite.settings, store, watcher) for name in suite.settings.devices]
-    for job in suite.jobs(root, devices):
+    jobs = suite.jobs(root, devices)
+    for job in jobs:  # before any is run: what cannot be finished is said at once
+        if change := _JobRun(job, store, watcher).change():
+            raise StorageError(f"{store.folder}: {job.model.name}: {change}")
+    for job in jobs:
         _JobRun(job, store, watcher).run()
 
 
@@ -108,8 +113,28 @@ class _JobRun:
         self._measure_and_time()
         self._measure, self._time = self._not_compared()
         self._measure_and_time()
-        if self._job.settings.resident:
-            self._measure_resident()
+        self._measure_resident()
+
+    def change(self) -> str:
+        """Say which files of the model its rows are not of, where there is something left to do; empty where none.
+
+        Rows of two versions of a model are never mixed. What is there may have taken hours, so it is not measured anew
+        unasked either: it is left to the user, as with another version of torch.
+        """
+        if not (self._measure or self._time or any(self._not_compared()) or self._without_resident()):
+            return ""
+        names = {name: None for row in self._kept() for name in changed_files(row.sources or {}, self._job.model.root)}
+        return f"its rows are of another {' and '.join(names)} than is there now: begin a new run" if names else ""
+
+    def _kept(self) -> list[Measurement]:
+        """Return the model's rows that are not to be measured, on other devices too."""
+        return [
+            row
+            for row in self._store.measurements
+            if row.model == self._job.model.name
+            and row.status is Status.OK
+            and not (row.device == self._job.device and row.placement in self._measure)
+        ]
 
     def _measure_and_time(self) -> None:
         """Start workers until nothing is left; every failure takes one placement out.
@@ -119,6 +144,9 @@ class _JobRun:
         """
         lost = 0
         while self._measure or self._time:
+            if change := self.change():
+                self._take_out(Failed(placement="", status=Status.ERROR, message=change))
+                return
             before = self._measure, self._time
             failure = self._one_worker()
             if failure is None:
@@ -185,8 +213,10 @@ class _JobRun:
         self._time = [other for other in self._time if other != name]
 
     def _measure_resident(self) -> None:
-        wanted = [name for name, row in self._rows.items() if row.status is Status.OK and row.resident_bytes is None]
-        for name in wanted:
+        for name in self._without_resident():
+            if change := self.change():
+                self._fail(name, Failed(placement=name, status=Status.ERROR, message=change))
+                continue
             failure = None
             for _ in range(LIVES):
                 failure = self._one_resident(name)
@@ -194,6 +224,11 @@ class _JobRun:
                     break
             if failure is not None:
                 self._fail(name, _given_up(failure) if isinstance(failure, Lost) else failure)
+
+    def _without_resident(self) -> list[str]:
+        if not self._job.settings.resident:
+            return []
+        return [name for name, row in self._rows.items() if row.status is Status.OK and row.resident_bytes is None]
 
     def _one_resident(self, name: str) -> Failed | None:
         """Measure one resident set; what befalls a worker after its number is there is no failure."""

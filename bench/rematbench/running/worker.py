@@ -61,7 +61,7 @@ from rematbench.running.protocol import (
 from rematbench.suite.suite import Device, Job
 from rematbench.workload.building import build
 from rematbench.workload.devices import capacity_bytes, clock_for, find_device
-from rematbench.workload.environment import environment_of
+from rematbench.workload.environment import Sources, environment_of
 
 Say = Callable[[Record], None]
 
@@ -157,6 +157,7 @@ class _Work:
         self._session: Session
         _set_threads(job.settings.threads)
         self._environment = environment_of(self._device, job.model.root)
+        self._sources = Sources(job.model.root, job.model.reference)
 
     def run(self, order: JobOrder | ResidentOrder | InspectOrder) -> None:
         with self._stage("", "building"):
@@ -183,6 +184,7 @@ class _Work:
         workload = build(
             self._job.model, self._device, dtype=dtype, seed=self._settings.seed, optimizer=self._settings.optimizer
         )
+        self._sources.seen()  # now, as near to their import as can be: a file may be edited while its model is measured
         self._outline = outline(workload.module)
         return Session(workload, self._device)
 
@@ -259,6 +261,7 @@ class _Work:
             plan=self._plans.get(name),
             structure=self._structure() if name == PLAIN else None,
             environment=self._environment,
+            sources=self._sources.seen(),
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
