@@ -75,7 +75,9 @@ def test_a_file_that_may_not_grow(tmp_path: Path, limit: int) -> None:
     assert said.endswith(": File too large; is the disk full or the folder not writable?")
     assert "\n" not in said
     check_whole(folder, added)
-    assert Store.resume(folder, "").measurements == read_measurements(folder)
+    again = Store.resume(folder, "").measurements
+    assert again == read_measurements(folder)
+    assert (folder / "results.csv").read_text() == csv_text(again)
 
 
 def test_a_disk_that_fills_up(small_disk: Path) -> None:

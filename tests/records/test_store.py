@@ -186,6 +186,34 @@ def test_resuming_after_a_crash_appends_cleanly(store: Store, kept: int | None) 
     assert leftovers(store.folder) == []
 
 
+@pytest.mark.parametrize("damage", ["behind", "cut", "gone", "ahead"])
+def test_resuming_derives_the_csv_again(store: Store, damage: str) -> None:
+    """It was not written after a row: the disk was full, or the run was killed just before the rename."""
+    table = store.folder / "results.csv"
+    store.add(PLAIN)
+    behind = table.read_text()
+    store.add(EACH)
+    whole = table.read_text()
+    if damage == "gone":
+        table.unlink()
+    else:
+        table.write_text({"behind": behind, "cut": whole[:-9], "ahead": whole + whole.splitlines()[-1] + "\n"}[damage])
+    again = Store.resume(store.folder, SUITE)
+    assert table.read_text() == csv_text(again.measurements) == whole
+
+
+def test_a_row_whose_csv_cannot_be_written_is_in_both_once_the_run_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(PLAIN)
+    with monkeypatch.context() as full:
+        full.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(StorageError, match="No space left on device"):
+            store.add(EACH)
+    assert Store.resume(store.folder, SUITE).measurements == [PLAIN, EACH]
+    assert (store.folder / "results.csv").read_text() == csv_text([PLAIN, EACH])
+
+
 def test_resuming_keeps_only_the_last_version_of_a_row(store: Store) -> None:
     for case in (PLAIN.model_copy(update={"timing": None}), PLAIN):
         store.add(case)

@@ -11,7 +11,7 @@ import pytest
 
 from rematbench.placement.placement import PLAIN
 from rematbench.record import Record
-from rematbench.records.measurement import Environment, Measurement, Memory, Status, Timing
+from rematbench.records.measurement import Environment, Equality, Measurement, Memory, Status, Timing
 from rematbench.records.store import Store, read_measurements
 from rematbench.running import runner
 from rematbench.running.protocol import (
@@ -19,6 +19,7 @@ from rematbench.running.protocol import (
     ORDER,
     Began,
     Done,
+    Ended,
     Failed,
     JobOrder,
     Measured,
@@ -36,6 +37,15 @@ Fate = Literal["ok", "measuring", "timing", "not a number", "resident"]
 
 ENVIRONMENT = Environment(torch="2.13", python="3.11", device_name="a", threads=2, allocator="", commit="")
 NAMES = ("each", "each-but-last", "all", "sqrt")
+SAME = Equality(
+    gradients="bitwise",
+    gradients_max_abs_diff=0.0,
+    gradients_worst="",
+    loss="equal",
+    buffers="equal",
+    buffer="",
+    rng_state="equal",
+)
 
 
 def row(model: str, placement: str, device: str = "cpu") -> Measurement:
@@ -50,6 +60,7 @@ def row(model: str, placement: str, device: str = "cpu") -> Measurement:
         dtype="float32",
         status=Status.OK,
         memory=memory,
+        equality=SAME,
         environment=ENVIRONMENT,
         measured_at="2026-01-01T00:00:00+00:00",
     )
@@ -109,10 +120,12 @@ class Machine:
 
     def _resident(self, order: ResidentOrder) -> Iterator[Record]:
         yield Began(placement="", stage="building")
+        yield Ended()
         yield Began(placement=order.placement, stage="resident")
         if self.fate(order.job, order.placement) == "resident":
             yield Failed(placement=order.placement, status=Status.KILLED, message="resident: killed")
         yield Resident(placement=order.placement, resident_bytes=7)
+        yield Ended()
 
     def _job(self, order: JobOrder) -> Iterator[Record]:
         job = order.job
@@ -120,18 +133,23 @@ class Machine:
         yield Began(placement="", stage="building")
         if job.model.name in self.unbuildable:
             yield Failed(placement="", status=Status.KILLED, message="building: killed")
+        yield Ended()
         if order.plain:
             yield Began(placement=PLAIN, stage="plain step")
             if fates[PLAIN] == "measuring":
                 yield Failed(placement=PLAIN, status=Status.OUT_OF_MEMORY, message="plain step: too large")
+            yield Ended()
         for name in order.measure:
             yield Began(placement=name, stage="measuring")
             if fates[name] == "measuring":
                 yield Failed(placement=name, status=Status.ERROR, message="measuring: went wrong")
             measured = row(job.model.name, name, job.device)
+            if not order.plain:
+                measured = measured.model_copy(update={"equality": None})
             if fates[name] == "not a number":
                 measured = measured.model_copy(update={"status": Status.ERROR, "message": "the loss is nan: no times"})
             yield Measured(measurement=measured)
+            yield Ended()
         # What an earlier worker measured has a loss that is a number: it would not be timed otherwise.
         lost = {name for name in order.measure if fates[name] == "not a number"}
         finite = [name for name in order.time if name not in lost]
@@ -139,6 +157,7 @@ class Machine:
             yield Began(placement=name, stage="timing")
             if fates[name] == "timing":
                 yield Failed(placement=name, status=Status.TIMEOUT, message="timing: too long")
+            yield Ended()
         for name in finite:
             yield Timed(placement=name, timing=Timing(step_s=(1.0,), plain_s=(1.0,) if order.plain else ()))
 

@@ -16,7 +16,7 @@ from rematbench.record import Record
 from rematbench.records.measurement import Status
 from rematbench.running import process
 from rematbench.running.process import Worker
-from rematbench.running.protocol import Began, Done, Failed, ProbeOrder, Refused
+from rematbench.running.protocol import Began, Done, Failed, Lost, ProbeOrder, Refused
 
 ORDER = ProbeOrder(device="cpu", threads=None)
 BEGAN = Began(placement="each", stage="measuring")
@@ -137,6 +137,35 @@ def test_a_worker_that_ends_early_is_a_failure_of_the_placement_it_was_at(start:
     assert isinstance(failed, Failed)
     assert (failed.placement, failed.status) == ("each", Status.KILLED)
     assert failed.message == f"measuring: {cause}; its output is in log"
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        'say("ended")',
+        'say("resident", placement="each", resident_bytes=7)',
+        'say("timed", placement="each", timing={"step_s": [], "plain_s": []})',
+    ],
+)
+def test_what_was_begun_and_is_over_is_not_to_blame(start: Start, over: str) -> None:
+    *_, lost = said(start(f"began(); {over}; os._exit(7)"))
+    assert isinstance(lost, Lost)
+    assert (lost.placement, lost.status) == ("", Status.KILLED)
+    assert lost.message.startswith("between two placements: the worker exited with 7 before it was done")
+    *_, lost = said(start(f"began(); {over}; time.sleep(1e6)", timeout_s=0.5))
+    assert isinstance(lost, Lost)
+    assert (lost.placement, lost.status) == ("", Status.TIMEOUT)
+    *_, failed = said(start(f"began(); {over}; began('next'); os._exit(7)"))
+    assert not isinstance(failed, Lost)
+    assert failed.placement == "next"
+
+
+def test_one_that_is_killed_while_it_builds_is_lost_and_one_that_never_ends_building_is_not(start: Start) -> None:
+    *_, lost = said(start("began('', 'building'); os.kill(os.getpid(), signal.SIGKILL)"))
+    assert isinstance(lost, Lost)
+    *_, failed = said(start("began('', 'building'); time.sleep(1e6)", timeout_s=0.5))
+    assert not isinstance(failed, Lost)
+    assert (failed.placement, failed.status) == ("", Status.TIMEOUT)
 
 
 def test_one_that_ends_before_it_has_read_its_order_is_a_failure_too(start: Start) -> None:

@@ -199,6 +199,8 @@ class Measurement(Record):
         compile_s: what compiling took, where the placement compiles; no part of the step.
         structure: of the model; in the plain row only.
         resident_bytes: growth of the peak resident set over a step, in a process of its own; on request.
+        sources: the files of the user's that the worker had imported, by their paths from the run's root folder, with
+            what tells the content of each from any other (`rematbench.records.sources`).
         measured_at: UTC, ISO 8601.
     """
 
@@ -221,6 +223,7 @@ class Measurement(Record):
     plan: PlanFacts | None = None
     resident_bytes: int | None = None
     environment: Environment | None = None
+    sources: dict[str, str] | None = None
     measured_at: str
 
     @property

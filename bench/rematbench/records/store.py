@@ -65,14 +65,17 @@ class Store:
     def resume(cls, folder: Path, suite_toml: str) -> Store:
         """Open a run's folder to go on with it; a line that a crash cut short is dropped.
 
+        The CSV is derived anew: a full disk or a kill may have come between a row's record and its line there.
+
         Raises:
-            StorageError: there is no run, or it is of another suite or other settings.
+            StorageError: there is no run, it is of another suite or other settings, or the folder cannot be written.
         """
         store = cls(folder)
         kept = folder / "suite.toml"
         if not kept.exists() or kept.read_bytes() != suite_toml.encode():
             raise StorageError(f"{folder} ran another suite, or with other settings: give the same, or begin a new run")
         store._replace(RECORDS, "".join(map(_line, store._rows.values())))
+        store._derive()
         return store
 
     def keep_environment(self, device: str, environment: Environment) -> None:
@@ -90,13 +93,16 @@ class Store:
         self._replace("environment.json", json.dumps(shared, indent=2) + "\n")
 
     def add(self, measurement: Measurement) -> None:
-        """Append a row, or a fuller version of one, and bring the CSV up to date.
+        """Append a row, or a fuller version of one, and then bring the CSV up to date, which is derived from it.
 
         Raises:
-            StorageError: it cannot be written; every earlier row is still whole.
+            StorageError: it cannot be written; every earlier row is still whole, and `resume` derives the CSV again.
         """
         self._append(_line(measurement))
         self._rows[measurement.key] = measurement
+        self._derive()
+
+    def _derive(self) -> None:
         self._replace("results.csv", csv_text(self.measurements))
 
     def _append(self, line: str) -> None:

@@ -18,7 +18,19 @@ from pydantic import ValidationError
 from rematbench.errors import RematbenchError, StorageError
 from rematbench.record import Record
 from rematbench.records.measurement import Status
-from rematbench.running.protocol import MESSAGE, Began, Done, Failed, Refused
+from rematbench.running.protocol import (
+    MESSAGE,
+    Began,
+    Done,
+    Ended,
+    Failed,
+    Inspected,
+    Lost,
+    Measured,
+    Refused,
+    Resident,
+    Timed,
+)
 
 START_LIMIT_S = 300.0
 """A worker that has not said anything by then, with nothing of the user's run yet, is broken."""
@@ -82,12 +94,13 @@ class Worker:
         """Yield what the worker says, and last of all how it ended, if it did not end well.
 
         The last message is `Done`, or a `Failed` that says which placement it fell over: reported by the worker itself,
-        or made here for one that was killed or ran out of time.
+        or made here for one that was killed or ran out of time. It is `Lost` where no placement was in progress: what
+        had been begun was over, by its result or by `Ended`.
 
         Raises:
             RematbenchError: the order is a usage error, as the worker found.
         """
-        current = Began(placement="", stage="building")
+        current: Began | None = None
         started = False
         self._deadline = time.monotonic() + START_LIMIT_S
         for line in self._lines():
@@ -99,6 +112,9 @@ class Worker:
                 raise RematbenchError(message.message)
             if isinstance(message, Began):
                 current, started = message, True
+                self._deadline = time.monotonic() + self._timeout_s
+            elif isinstance(message, Ended | Measured | Timed | Resident | Inspected):
+                current = None
                 self._deadline = time.monotonic() + self._timeout_s
             yield message
             if isinstance(message, Done | Failed):
@@ -127,14 +143,19 @@ class Worker:
                 elif ended or left_s <= 0:
                     return
 
-    def _lost(self, current: Began, started: bool, timed_out: bool) -> Failed:
-        stage = current.stage if started else "starting"
+    def _lost(self, current: Began | None, started: bool, timed_out: bool) -> Failed:
+        stage = current.stage if current else "between two placements" if started else "starting"
         if timed_out:
+            # One that never starts, or a model that is never built, would take as long again in the next worker.
+            kind: type[Failed] = Lost if started and current is None else Failed
+            status = Status.TIMEOUT
             limit = f"{self._timeout_s:g} s; --timeout sets the limit" if started else f"{START_LIMIT_S:g} s"
             message = f"{stage}: not done after {limit}"
-            return Failed(placement=current.placement, status=Status.TIMEOUT, message=message)
-        message = f"{stage}: {self._how_it_ended()}; its output is in {self._log.name}"
-        return Failed(placement=current.placement, status=Status.KILLED, message=message)
+        else:
+            kind = Lost if current is None or current.stage == "building" else Failed
+            status = Status.KILLED
+            message = f"{stage}: {self._how_it_ended()}; its output is in {self._log.name}"
+        return kind(placement=current.placement if current else "", status=status, message=message)
 
     def _how_it_ended(self) -> str:
         """Wait for a worker that has closed the channel, and say how it ended."""

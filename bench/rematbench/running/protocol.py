@@ -68,11 +68,20 @@ class Probed(Record):
 
 
 class Began(Record):
-    """The worker turned to a placement: whatever ends it now is that placement's doing."""
+    """The worker turned to a placement: whatever ends it now, until the stage is over, is that placement's doing.
+
+    The stage is over with its result or with `Ended`, whichever comes first; then nothing is in progress.
+    """
 
     kind: Literal["began"] = "began"
     placement: str
     stage: Stage
+
+
+class Ended(Record):
+    """What was begun is over: whatever ends the worker now is no placement's doing."""
+
+    kind: Literal["ended"] = "ended"
 
 
 class Measured(Record):
@@ -114,6 +123,13 @@ class Failed(Record):
     message: str
 
 
+class Lost(Failed):
+    """A worker ended while nothing of a placement was in progress: it was starting, building, or between two.
+
+    Made on the runner's side, never said by a worker. No placement is to blame, and another worker may do better.
+    """
+
+
 class Refused(Record):
     """The order is a usage error, which the sentence names; the worker ends after this."""
 
@@ -129,10 +145,11 @@ class Done(Record):
 
 Order = Annotated[ProbeOrder | JobOrder | ResidentOrder | InspectOrder, Field(discriminator="kind")]
 Message = Annotated[
-    Probed | Began | Measured | Timed | Resident | Inspected | Failed | Refused | Done, Field(discriminator="kind")
+    Probed | Began | Ended | Measured | Timed | Resident | Inspected | Failed | Refused | Done,
+    Field(discriminator="kind"),
 ]
 
 ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder] = TypeAdapter(Order)
-MESSAGE: TypeAdapter[Probed | Began | Measured | Timed | Resident | Inspected | Failed | Refused | Done] = TypeAdapter(
-    Message
+MESSAGE: TypeAdapter[Probed | Began | Ended | Measured | Timed | Resident | Inspected | Failed | Refused | Done] = (
+    TypeAdapter(Message)
 )

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from rematbench.errors import DeviceError
+from rematbench.errors import DeviceError, StorageError
 from rematbench.placement.placement import PLAIN
 from rematbench.records.measurement import Environment, Measurement, Status
+from rematbench.records.sources import changed_files
 from rematbench.records.store import Store
 from rematbench.running.malloc import GIVING_BACK, keeping
 from rematbench.running.process import Worker
@@ -19,6 +20,7 @@ from rematbench.running.protocol import (
     Began,
     Failed,
     JobOrder,
+    Lost,
     Measured,
     Probed,
     ProbeOrder,
@@ -29,6 +31,9 @@ from rematbench.running.protocol import (
 from rematbench.suite.suite import Device, Job, Settings, Suite
 
 LOG = "output.log"
+
+LIVES = 3
+"""So many workers in a row may end without a row and without a placement to blame; then what is left is given up."""
 
 
 class Watcher(Protocol):
@@ -49,10 +54,14 @@ def run_suite(suite: Suite, store: Store, root: Path, watcher: Watcher) -> None:
 
     Raises:
         RematbenchError: a device is not there, a model cannot be imported, the folder cannot be written, or its store
-            comes from another environment. Finished rows stay.
+            comes from another environment or has rows of a model whose files are others by now. Finished rows stay.
     """
     devices = [probe(name, suite.settings, store, watcher) for name in suite.settings.devices]
-    for job in suite.jobs(root, devices):
+    jobs = suite.jobs(root, devices)
+    for job in jobs:  # before any is run: what cannot be finished is said at once
+        if change := _JobRun(job, store, watcher).change():
+            raise StorageError(f"{store.folder}: {job.model.name}: {change}")
+    for job in jobs:
         _JobRun(job, store, watcher).run()
 
 
@@ -63,15 +72,25 @@ def probe(name: str, settings: Settings, store: Store, watcher: Watcher) -> Devi
         RematbenchError: it is not there, or its meter cannot be trusted.
     """
     order = ProbeOrder(device=name, threads=settings.threads)
-    with Worker(order, store.folder / LOG, settings.timeout_s, keeping()) as worker:
-        for message in worker.messages():
-            if isinstance(message, Probed):
-                store.keep_environment(message.device.name, message.environment)
-                watcher.probed(message.device, message.environment, message.meter)
-                return message.device
-            if isinstance(message, Failed):
-                raise DeviceError(f"device {name}: {message.message}")
-    raise AssertionError("a worker's messages end with Failed or Done")
+    failed: Failed | None = None
+    for _ in range(LIVES):
+        with Worker(order, store.folder / LOG, settings.timeout_s, keeping()) as worker:
+            for message in worker.messages():
+                if isinstance(message, Probed):
+                    store.keep_environment(message.device.name, message.environment)
+                    watcher.probed(message.device, message.environment, message.meter)
+                    return message.device
+                if isinstance(message, Failed):
+                    failed = message
+        if not isinstance(failed, Lost):
+            break
+    assert failed is not None, "a worker's messages end with Failed or Done"
+    raise DeviceError(f"device {name}: {_given_up(failed).message if isinstance(failed, Lost) else failed.message}")
+
+
+def _given_up(failure: Failed) -> Failed:
+    """Return the failure that the last of `LIVES` workers ended with, saying that it was not the first."""
+    return failure.model_copy(update={"message": f"{failure.message}; {LIVES} workers in a row ended like this"})
 
 
 class _JobRun:
@@ -84,19 +103,77 @@ class _JobRun:
         self._log = store.folder / LOG
         self._rows = {row.placement: row for row in store.measurements if self._is_ours(row)}
         self._plain = True
+        self._began = Began(placement="", stage="building")
         unfinished = [case.name for case in job.cases if not self._finished(case.name)]
         self._measure = [name for name in unfinished if not self._measured(name)]
         self._time = unfinished if job.settings.rounds != 0 else []
 
     def run(self) -> None:
-        """Measure and time until nothing is left to do; every failure takes one placement out."""
+        """Measure and time until nothing is left to do."""
+        self._measure_and_time()
+        self._measure, self._time = self._not_compared()
+        self._measure_and_time()
+        self._measure_resident()
+
+    def change(self) -> str:
+        """Say which files of the model its rows are not of, where there is something left to do; empty where none.
+
+        Rows of two versions of a model are never mixed. What is there may have taken hours, so it is not measured anew
+        unasked either: it is left to the user, as with another version of torch.
+        """
+        if not (self._measure or self._time or any(self._not_compared()) or self._without_resident()):
+            return ""
+        names = {name: None for row in self._kept() for name in changed_files(row.sources or {}, self._job.model.root)}
+        return f"its rows are of another {' and '.join(names)} than is there now: begin a new run" if names else ""
+
+    def _kept(self) -> list[Measurement]:
+        """Return the model's rows that are not to be measured, on other devices too."""
+        return [
+            row
+            for row in self._store.measurements
+            if row.model == self._job.model.name
+            and row.status is Status.OK
+            and not (row.device == self._job.device and row.placement in self._measure)
+        ]
+
+    def _measure_and_time(self) -> None:
+        """Start workers until nothing is left; every failure takes one placement out.
+
+        A worker that ends with no placement to blame is followed by another, which goes on with what is left. Each row
+        is progress, so this ends: without any, after `LIVES` workers.
+        """
+        lost = 0
         while self._measure or self._time:
+            if change := self.change():
+                self._take_out(Failed(placement="", status=Status.ERROR, message=change))
+                return
+            before = self._measure, self._time
             failure = self._one_worker()
             if failure is None:
-                break
-            self._take_out(failure)
-        if self._job.settings.resident:
-            self._measure_resident()
+                return
+            if self._is_to_blame(failure):
+                self._take_out(failure)
+                lost = 0
+                continue
+            lost = lost + 1 if (self._measure, self._time) == before else 1
+            if lost == LIVES:
+                self._take_out(_given_up(failure).model_copy(update={"placement": ""}))
+
+    def _is_to_blame(self, failure: Failed) -> bool:
+        """Tell whether what failed was still to be done: the plain step is run along with the rest when it is not."""
+        if isinstance(failure, Lost) or not failure.placement:
+            return not isinstance(failure, Lost)
+        return failure.placement in (self._time if self._began.stage == "timing" else self._measure)
+
+    def _not_compared(self) -> tuple[list[str], list[str]]:
+        """Return what an earlier run measured, and timed, without a plain step, where there is one by now."""
+        plain = self._rows.get(PLAIN)
+        if plain is None or plain.status is not Status.OK:
+            return [], []
+        rows = [self._rows[case.name] for case in self._job.cases if self._measured(case.name)]
+        measure = [row.placement for row in rows if row.equality is None]
+        time = [row.placement for row in rows if row.equality is None or (row.timing and not row.timing.plain_s)]
+        return measure, time if self._job.settings.rounds != 0 else []
 
     def _one_worker(self) -> Failed | None:
         order = JobOrder(job=self._job, measure=tuple(self._measure), time=tuple(self._time), plain=self._plain)
@@ -109,10 +186,11 @@ class _JobRun:
 
     def _take(self, message: object) -> None:
         if isinstance(message, Began):
+            self._began = message
             self._watcher.began(self._job, message)
         elif isinstance(message, Measured):
             self._keep(message.measurement)
-            self._measure.remove(message.measurement.placement)
+            self._measure = [other for other in self._measure if other != message.measurement.placement]
             if message.measurement.status is not Status.OK:
                 self._leave_out(message.measurement.placement)
         elif isinstance(message, Timed):
@@ -123,8 +201,8 @@ class _JobRun:
 
     def _take_out(self, failure: Failed) -> None:
         """Keep the failure as a row and go on without that placement; without a model, without any."""
-        lost = [failure.placement] if failure.placement else sorted({*self._measure, *self._time})
-        for name in lost:
+        left = [case.name for case in self._job.cases if case.name in {*self._measure, *self._time}]
+        for name in [failure.placement] if failure.placement else left:
             self._fail(name, failure)
             self._leave_out(name)
             if name == PLAIN:
@@ -135,14 +213,32 @@ class _JobRun:
         self._time = [other for other in self._time if other != name]
 
     def _measure_resident(self) -> None:
-        wanted = [name for name, row in self._rows.items() if row.status is Status.OK and row.resident_bytes is None]
-        for name in wanted:
-            order = ResidentOrder(job=self._job, placement=name)
-            with Worker(order, self._log, self._job.settings.timeout_s, GIVING_BACK) as worker:
-                for message in worker.messages():
-                    if isinstance(message, Failed):
-                        self._fail(name, message)
-                    self._take(message)
+        for name in self._without_resident():
+            if change := self.change():
+                self._fail(name, Failed(placement=name, status=Status.ERROR, message=change))
+                continue
+            failure = None
+            for _ in range(LIVES):
+                failure = self._one_resident(name)
+                if not isinstance(failure, Lost):
+                    break
+            if failure is not None:
+                self._fail(name, _given_up(failure) if isinstance(failure, Lost) else failure)
+
+    def _without_resident(self) -> list[str]:
+        if not self._job.settings.resident:
+            return []
+        return [name for name, row in self._rows.items() if row.status is Status.OK and row.resident_bytes is None]
+
+    def _one_resident(self, name: str) -> Failed | None:
+        """Measure one resident set; what befalls a worker after its number is there is no failure."""
+        order = ResidentOrder(job=self._job, placement=name)
+        with Worker(order, self._log, self._job.settings.timeout_s, GIVING_BACK) as worker:
+            for message in worker.messages():
+                if isinstance(message, Failed):
+                    return None if self._rows[name].resident_bytes is not None else message
+                self._take(message)
+        return None
 
     def _fail(self, name: str, failure: Failed) -> None:
         """Write a failed row; what was measured before the failure stays in it."""

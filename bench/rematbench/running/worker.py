@@ -44,6 +44,7 @@ from rematbench.running.protocol import (
     ORDER,
     Began,
     Done,
+    Ended,
     Failed,
     Inspected,
     InspectOrder,
@@ -60,7 +61,7 @@ from rematbench.running.protocol import (
 from rematbench.suite.suite import Device, Job
 from rematbench.workload.building import build
 from rematbench.workload.devices import capacity_bytes, clock_for, find_device
-from rematbench.workload.environment import environment_of
+from rematbench.workload.environment import Sources, environment_of
 
 Say = Callable[[Record], None]
 
@@ -156,6 +157,7 @@ class _Work:
         self._session: Session
         _set_threads(job.settings.threads)
         self._environment = environment_of(self._device, job.model.root)
+        self._sources = Sources(job.model.root, job.model.reference)
 
     def run(self, order: JobOrder | ResidentOrder | InspectOrder) -> None:
         with self._stage("", "building"):
@@ -182,12 +184,13 @@ class _Work:
         workload = build(
             self._job.model, self._device, dtype=dtype, seed=self._settings.seed, optimizer=self._settings.optimizer
         )
+        self._sources.seen()  # now, as near to their import as can be: a file may be edited while its model is measured
         self._outline = outline(workload.module)
         return Session(workload, self._device)
 
     @contextmanager
     def _stage(self, placement: str, stage: Stage) -> Iterator[None]:
-        """Say what is being done; report what it raises as the placement's failure and stop."""
+        """Say what is being done, and when it is over; report what it raises as the placement's failure and stop."""
         self._say(Began(placement=placement, stage=stage))
         try:
             yield
@@ -197,6 +200,7 @@ class _Work:
             self._fail(placement, stage, error)
         except Exception as error:
             self._fail(placement, stage, error)
+        self._say(Ended())
 
     def _fail(self, placement: str, stage: Stage, error: Exception) -> None:
         traceback.print_exc()
@@ -257,6 +261,7 @@ class _Work:
             plan=self._plans.get(name),
             structure=self._structure() if name == PLAIN else None,
             environment=self._environment,
+            sources=self._sources.seen(),
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
