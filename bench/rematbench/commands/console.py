@@ -7,3 +7,8 @@ from rich.console import Console
 # Soft-wrapped: a sentence stays one line, for whoever reads it through a pipe.
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a line, or several, to standard output."""
+    print(text)
