@@ -120,6 +120,13 @@ CODES: dict[str, tuple[dict[str, str], tuple[str, ...], int, str]] = {
     "another torch": ({"torch": "2.9.1"}, (), 3, "comes from another environment than the baseline (torch"),
     "another row": ({"placement": "sqrt"}, (), 3, "is in the baseline but was not measured"),
     "gradients": ({"gradients": "different"}, (), 4, "has gradients different, bitwise in the baseline"),
+    "loss": ({"loss": "different"}, (), 4, "has loss different, equal in the baseline"),
+    "random state": ({"rng_state": "different"}, (), 4, "has rng_state different, equal in the baseline"),
+    "a frozen buffer": ({"static_bytes": "268435456"}, (), 1, "starts from"),
+    "an unknown verdict": ({"gradients": "fine"}, (), 3, "has the unknown verdict 'fine' on gradients"),
+    "no verdict": ({"loss": ""}, (), 3, "has no verdict on loss"),
+    "below zero": ({"peak_bytes": "-1"}, (), 3, "has peak_bytes -1: nothing can be judged by that"),
+    "a margin of 400 digits": ({}, ("--memory", "9" * 400 + "%"), 2, "is beyond 1,000,000 %"),
     "buffers": ({"buffers": "different"}, (), 4, "has buffers different, equal in the baseline"),
 }
 

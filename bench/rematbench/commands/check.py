@@ -39,11 +39,11 @@ def check(
     benchmark_json: Annotated[Path | None, typer.Option(help="Write what github-action-benchmark takes.")] = None,
     junit_xml: Annotated[Path | None, typer.Option(help="Write JUnit XML.")] = None,
 ) -> None:
-    """Judge peak bytes, recomputed FLOPs, gradients and buffers against a baseline; time only on request.
+    """Judge peak and static bytes, recomputed FLOPs and training against a baseline; time only on request.
 
     Nothing that the run or the baseline names is executed: `--retry` measures, and by your own suite.
 
-    Exits with 0 fine, 1 regression, 2 usage, 3 cannot judge, 4 gradients or buffers changed.
+    Exits with 0 fine, 1 regression, 2 usage, 3 cannot judge, 4 training changed.
     """
     margins = Margins(
         memory=parse_percent(memory),
