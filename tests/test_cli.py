@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.reporting.samples import stored, toy
 
 from rematbench import __version__
 from rematbench.cli import app, main
@@ -233,11 +234,69 @@ def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(folder: Path) -> 
     assert "each chain of n blocks in ?n regions" in ended.stdout
 
 
-def test_a_reader_who_goes_away_is_no_reason_for_a_traceback(folder: Path) -> None:
+PRINTING: dict[str, tuple[str, ...]] = {
+    "a list": ("placements",),
+    "help": ("run", "--help"),
+    "the version": ("--version",),
+    "a table": ("show", "run"),
+    "findings": ("check", "run", "--against", "run"),
+}
+"""Commands that end well and print, each in another way."""
+
+
+@pytest.fixture(scope="module")
+def with_run(folder: Path) -> Path:
+    stored(folder / "run", toy()[:4])
+    return folder
+
+
+@pytest.mark.parametrize("name", PRINTING)
+def test_a_reader_who_goes_away_ends_it_quietly_as_shells_expect(with_run: Path, name: str) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write) as pipe:
         ended = subprocess.run(
-            [COMMAND, "placements"], cwd=folder, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
+            [COMMAND, *PRINTING[name]], cwd=with_run, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert ended.stderr == ""
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("name", PRINTING)
+def test_a_full_standard_output_is_a_sentence_and_no_verdict(with_run: Path, name: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [COMMAND, *PRINTING[name]], cwd=with_run, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == "rematbench: standard output: No space left on device; is the disk full?\n"
+
+
+def test_a_full_standard_error_is_not_worth_the_answer(with_run: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [COMMAND, "show", "gone"], cwd=with_run, stdout=subprocess.PIPE, stderr=full, text=True, check=False
+        )
+    assert (ended.returncode, ended.stdout) == (2, "")
+
+
+BUG = "from rematbench import cli\nfrom rematbench.commands import baseline, show\n"
+UNFORESEEN = ("ValueError('odd\\nnews')", "EOFError('odd')", "BrokenPipeError(32, 'odd')", "RecursionError('odd')")
+
+
+@pytest.mark.parametrize("options", [(), ("--debug",)])
+@pytest.mark.parametrize("error", UNFORESEEN)
+def test_an_error_that_nobody_foresaw_has_a_code_of_its_own(
+    with_run: Path, error: str, options: tuple[str, ...]
+) -> None:
+    """Also one that the command line's library would end with 1, by itself: that means a regression."""
+    for verb, name in (("show", "show.models_of"), ("baseline", "baseline.Run")):
+        script = f"{BUG}\n\ndef bug(*_):\n    raise {error}\n\n{name} = bug\n"
+        arguments = (verb, "update", "run", "o.csv") if verb == "baseline" else (verb, "run")
+        command = [sys.executable, "-c", f"{script}cli.main()", *arguments, *options]
+        ended = subprocess.run(command, cwd=with_run, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stdout) == (70, "")
+        *trace, sentence = ended.stderr.splitlines()
+        assert sentence.startswith(f"rematbench: {error.partition('(')[0]}: ")
+        assert "this is a bug of ours, please report it with its traceback" in sentence
+        assert bool(trace) == bool(options)
+        assert trace[:1] == ["Traceback (most recent call last):"][: len(trace)]

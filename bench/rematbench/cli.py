@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import errno
+import functools
 import signal
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +16,7 @@ from rematbench import __version__
 from rematbench.commands import baseline
 from rematbench.commands.check import check
 from rematbench.commands.compare import compare
-from rematbench.commands.console import err, out
+from rematbench.commands.console import err, out, standard_streams
 from rematbench.commands.inspect import inspect
 from rematbench.commands.listing import models, placements, suites
 from rematbench.commands.plan import plan
@@ -24,6 +26,30 @@ from rematbench.commands.show import show
 from rematbench.errors import RematbenchError
 
 DEBUG = "--debug"
+BUG = 70
+"""What the command exits with after an error that nobody foresaw, as sysexits.h has it: a verdict it is not."""
+
+
+class _UnforeseenError(Exception):
+    """Carries, as its cause, an error that the command line's library would make an exit of its own."""
+
+
+def _whole(verb: Callable[..., None]) -> Callable[..., None]:
+    """Keep what the verb did not foresee from the command line's library: it exits with 1, which means a regression."""
+
+    @functools.wraps(verb)
+    def run(**arguments: Any) -> None:
+        try:
+            verb(**arguments)
+        except EOFError as error:
+            raise _UnforeseenError from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # of a pipe of ours: standard output has its own end
+                raise _UnforeseenError from error
+            raise
+
+    return run
+
 
 app = typer.Typer(
     add_completion=False,
@@ -33,8 +59,10 @@ app = typer.Typer(
     help="Measure, exactly, what activation-checkpoint placements save and cost.",
 )
 for verb in (run, models, placements, suites, compare, check, inspect, plan, report, show):
-    app.command()(verb)
+    app.command()(_whole(verb))
 app.add_typer(baseline.app, name="baseline")
+for command in baseline.app.registered_commands:
+    command.callback = command.callback and _whole(command.callback)
 
 
 @app.callback(invoke_without_command=True)
@@ -45,28 +73,46 @@ def _options(
     ] = False,
 ) -> None:
     if version:
-        out.print(__version__)
+        out.print(__version__, markup=False)
         raise typer.Exit
 
 
 def main() -> None:
     """Run the command line, and exit with its status: 0, or what the verb's help says.
 
-    A usage error, of ours or of the command line, exits with 2; under `--debug` it exits with the same status, after
-    its traceback.
+    A usage error, of ours or of the command line, exits with 2, and one that nobody foresaw with `BUG`; under `--debug`
+    it exits with the same status, after its traceback.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends a run as Ctrl-C does
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without × shows ? for it
+    with standard_streams():
+        sys.exit(_status())
+
+
+def _status() -> int:
+    """Run the command line and say what ended it."""
     try:
-        app(args=[argument for argument in sys.argv[1:] if argument != DEBUG])
+        try:
+            app(args=[argument for argument in sys.argv[1:] if argument != DEBUG], standalone_mode=True)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where what it cannot write still becomes a status
     except RematbenchError as error:
-        if DEBUG in sys.argv:
-            traceback.print_exc()
-        else:
-            err.print(f"rematbench: {error}", style="red", markup=False, highlight=False)
-        sys.exit(error.exit_code)
+        return _said(error, str(error), error.exit_code)
+    except Exception as error:  # the one place where the unforeseen becomes a sentence
+        cause = error.__cause__ if isinstance(error, _UnforeseenError) and error.__cause__ else error
+        what = " ".join(f"{type(cause).__name__}: {cause}".split())
+        hint = "please report it with its traceback" + ("" if DEBUG in sys.argv else f": add {DEBUG}")
+        return _said(cause, f"{what}: this is a bug of ours, {hint}", BUG)
+    return 0
+
+
+def _said(error: BaseException, sentence: str, code: int) -> int:
+    if DEBUG in sys.argv:
+        trace = "".join(traceback.format_exception(error))
+        err.print(trace if code != BUG else f"{trace}\nrematbench: {sentence}", end="", markup=False, highlight=False)
+    else:
+        err.print(f"rematbench: {sentence}", style="red", markup=False, highlight=False)
+    return code
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ SIZES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB"
     "TiB": 2**40,
 }
 
+MOST_PERCENT = 1_000_000
+"""Ten thousand times as much; a greater margin is a slip, and one of 400 digits would be infinite."""
+
+_SHOWN = 40
+
 
 def unit_of(value: float, scale: Scale) -> tuple[float, str]:
     """Return the (factor, name) a value is written in: the largest unit it has one of, else the smallest."""
@@ -87,12 +92,16 @@ def parse_percent(text: str) -> float:
     """Read `5%`, `0.5 %` or `0` as a share.
 
     Raises:
-        RematbenchError: it is none, or below zero.
+        RematbenchError: it is none, below zero, or beyond `MOST_PERCENT`.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%|0", text.strip())
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*%|0", text.strip())
     if match is None:
-        raise RematbenchError(f"{text!r} is not a percentage: write 5% or 0.5%")
-    return float(match[1] or 0) / 100
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+        raise RematbenchError(f"{shown!r} is not a percentage: write 5% or 0.5%")
+    percent = float(match[1] or 0)
+    if percent > MOST_PERCENT:
+        raise RematbenchError(f"a percentage of {len(match[1])} digits is beyond {MOST_PERCENT:,} %: write 5% or 0.5%")
+    return percent / 100
 
 
 def parse_bytes(text: str) -> int:

@@ -71,23 +71,42 @@ def edited(source: Path, target: Path, **cells: str) -> Path:
 def test_a_block_that_saves_one_more_activation_turns_the_gate_red(
     folder: Path, measured: Path, rematbench: Rematbench
 ) -> None:
-    """Red by both the first and the second measurement; another seed and thread count are no change."""
+    """Red by both the first and the second measurement, where one is asked for; seed and threads change nothing."""
+    (folder / "own.toml").write_text('models = ["net.py:build"]\nplacements = ["each@1"]\n')
     (folder / "net.py").write_text(GREEDY)
+    again = ("--retry", "own.toml")
     suite = ("--model", "net.py:build", "--placement", "each@1", "--rounds", 0)
     assert rematbench("run", *suite, "--out", "greedy").returncode == 0
-    red = rematbench("check", "greedy", "--against", measured)
+    red = rematbench("check", "greedy", "--against", measured, *again)
     assert red.returncode == 1
     (line,) = [line for line in red.stdout.splitlines() if "net.py:build · none" in line]
     assert f"{ACTIVATION * 4 >> 10} KiB" in line
     assert "in backward: held after forward" in line
     assert "; more is held by 1 +256 KiB" in line
     (folder / "net.py").write_text(MODEL)
-    assert rematbench("check", "greedy", "--against", measured, "--no-retry").returncode == 1
-    calmed = rematbench("check", "greedy", "--against", measured)  # the second measurement is of the reverted model
+    assert rematbench("check", "greedy", "--against", measured).returncode == 1  # read, not measured again
+    calmed = rematbench(
+        "check", "greedy", "--against", measured, *again
+    )  # the second measurement is of the reverted model
     assert (calmed.returncode, calmed.stdout) == (0, "2 rows: all as in the baseline\n")
     other = ("--set", "seed=7", "--set", "threads=1")
     assert rematbench("run", *suite, *other, "--out", "other").returncode == 0
     assert rematbench("check", "other", "--against", measured).returncode == 0
+
+
+def test_a_second_measurement_of_something_else_calms_nothing(
+    folder: Path, measured: Path, rematbench: Rematbench, tmp_path: Path
+) -> None:
+    (folder / "small.toml").write_text('models = [{ model = "net.py:small", name = "net.py:build" }]\n')
+    (folder / "other.toml").write_text('models = ["net.py:small"]\n')
+    (folder / "net.py").write_text(f"{MODEL}\n\ndef small():\n    return nn.Linear(2, 2), (torch.randn(2, 2),)\n")
+    now = edited(measured, tmp_path / "now.csv", peak_bytes="99000000")
+    for suite, says in (("small.toml", "of the plain step"), ("other.toml", "not measured again by the suite other")):
+        done = rematbench("check", now, "--against", measured, "--retry", suite)
+        assert done.returncode == 1, done.stderr
+        assert says in done.stdout or "net.py:build · each@1 · cpu · float32 is not measured again" in done.stdout
+    unknown = rematbench("check", measured, "--against", measured, "--retry", "mine")
+    assert (unknown.returncode, "unknown suite 'mine'" in unknown.stderr) == (2, True)
 
 
 CODES: dict[str, tuple[dict[str, str], tuple[str, ...], int, str]] = {
@@ -101,6 +120,13 @@ CODES: dict[str, tuple[dict[str, str], tuple[str, ...], int, str]] = {
     "another torch": ({"torch": "2.9.1"}, (), 3, "comes from another environment than the baseline (torch"),
     "another row": ({"placement": "sqrt"}, (), 3, "is in the baseline but was not measured"),
     "gradients": ({"gradients": "different"}, (), 4, "has gradients different, bitwise in the baseline"),
+    "loss": ({"loss": "different"}, (), 4, "has loss different, equal in the baseline"),
+    "random state": ({"rng_state": "different"}, (), 4, "has rng_state different, equal in the baseline"),
+    "a frozen buffer": ({"static_bytes": "268435456"}, (), 1, "starts from"),
+    "an unknown verdict": ({"gradients": "fine"}, (), 3, "has the unknown verdict 'fine' on gradients"),
+    "no verdict": ({"loss": ""}, (), 3, "has no verdict on loss"),
+    "below zero": ({"peak_bytes": "-1"}, (), 3, "has peak_bytes -1: nothing can be judged by that"),
+    "a margin of 400 digits": ({}, ("--memory", "9" * 400 + "%"), 2, "is beyond 1,000,000 %"),
     "buffers": ({"buffers": "different"}, (), 4, "has buffers different, equal in the baseline"),
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ from rematbench.records.gate import Margins, Mark, exit_code, judge
 from rematbench.records.measurement import Flops, Measurement, Timing
 from rematbench.records.run import Run
 from rematbench.reporting.adapters import junit, smaller_is_better
+from rematbench.units import parse_percent
 
 
 def case(placement: str = "each", peak: int = 1000, held: int = 400, **values: Any) -> Measurement:
@@ -82,6 +84,64 @@ def test_margins(before: Run, margins: dict[str, Any], code: int) -> None:
     assert exit_code(judge(run_of(GROWN), before, Margins(**margins))) == code
 
 
+def test_static_bytes_are_held_like_the_peak() -> None:
+    """A frozen buffer is in no peak above the start of the step, and takes its room all the same."""
+    grown = case(memory=memory(1000, 400, static_bytes=1100))
+    before = case(memory=memory(1000, 400, static_bytes=1000))
+    marks, text, code = verdict(grown, before)
+    assert (marks, code) == ([Mark.REGRESSION], 1)
+    assert "toy · each starts from 1,000 → 1,100 bytes (+100 B, +10 %): parameters, buffers, batch or" in text
+    assert verdict(grown, before, memory=0.1) == ([], "", 0)
+    assert verdict(before, grown)[0] == [Mark.WIN]
+
+
+def of_cells(run: Run, **cells: Any) -> Run:
+    """Return a run whose rows have other cells, as a file can have them."""
+    return Run("run", [replace(row, cells={**row.cells, **cells}) for row in run.rows.values()])
+
+
+SOUND = run_of(case())
+VERDICTS = ("gradients", "loss", "buffers", "rng_state")
+
+
+@pytest.mark.parametrize("found", [None, "", "maybe"])
+@pytest.mark.parametrize("column", VERDICTS)
+def test_a_verdict_that_is_none_cannot_be_judged(column: str, found: str | None) -> None:
+    for now, before in ((of_cells(SOUND, **{column: found}), SOUND), (SOUND, of_cells(SOUND, **{column: found}))):
+        findings = judge(now, before, Margins())
+        assert [finding.mark for finding in findings] == [Mark.UNJUDGED]
+        assert column in findings[0].text
+        assert exit_code(findings) == 3
+
+
+@pytest.mark.parametrize("figure", [-1, float("inf"), float("-inf"), float("nan"), 10**400])
+@pytest.mark.parametrize(
+    "column", ["static_bytes", "peak_bytes", "held_bytes", "forward_flops", "recompute_flops", "step_ratio_low"]
+)
+def test_a_figure_that_is_none_cannot_be_judged(column: str, figure: float) -> None:
+    timed = Margins(memory=0.5, flops=0.5, time=0.5)
+    for now, before in ((of_cells(SOUND, **{column: figure}), SOUND), (SOUND, of_cells(SOUND, **{column: figure}))):
+        findings = judge(now, before, timed)
+        assert [finding.mark for finding in findings] == [Mark.UNJUDGED]
+        assert f"has {column} {figure if figure != 10**400 else 'of 2**1328 and more'}" in findings[0].text
+        assert exit_code(findings) == 3
+
+
+@pytest.mark.parametrize("column", ["static_bytes", "peak_bytes"])
+def test_bytes_that_are_absent_cannot_be_judged(column: str) -> None:
+    assert exit_code(judge(of_cells(SOUND, **{column: None}), SOUND, Margins())) == 3
+    assert exit_code(judge(SOUND, of_cells(SOUND, **{column: None}), Margins())) == 3
+
+
+@pytest.mark.parametrize("margin", ["9" * 400 + "%", "much", "-5%", "nan%", "1e9%", "5", "1000001%"])
+def test_a_margin_that_is_none_cannot_be_judged(margin: str) -> None:
+    findings = judge(run_of(GROWN), run_of(case(), margin=margin), Margins())
+    assert [finding.mark for finding in findings] == [Mark.UNJUDGED]
+    assert len(findings[0].text) < 200
+    with pytest.raises(RematbenchError, match="percentage"):
+        parse_percent(margin)
+
+
 def test_a_margin_for_a_row_that_is_not_there_is_refused() -> None:
     with pytest.raises(RematbenchError, match="--allow toy/eech: the baseline has no such row"):
         judge(run_of(case()), run_of(case()), Margins(allow={"toy/eech": 0.1}))
@@ -106,6 +166,8 @@ def test_more_recomputation_is_a_regression_within_its_own_margin() -> None:
         (equality("close", gradients_max_abs_diff=0.1, gradients_worst="w"), equality()),
         (equality("different", gradients_max_abs_diff=0.1, gradients_worst="w"), equality("noise")),
         (equality(buffers="different", buffer="mean"), equality()),
+        (equality(loss="different"), equality()),
+        (equality(rng_state="different"), equality()),
     ],
 )
 def test_training_that_changed_is_worst_of_all(now: Any, before: Any) -> None:

@@ -38,6 +38,11 @@ REFUSED = {
     "only a header": (TEXT.partition("\n")[0] + "\n", CannotJudgeError, "no rows"),
     "cut mid-row": (TEXT[:-20], CannotJudgeError, "cut short"),
     "a column missing": (TEXT.replace("peak_bytes", "peak", 1), StorageError, "no column peak_bytes"),
+    "a column twice": (
+        "".join(f"peak_bytes,{line}" for line in TEXT.splitlines(keepends=True)),
+        CannotJudgeError,
+        "the column 'peak_bytes' twice",
+    ),
     "a word for a number": (TEXT.replace(",100,", ",much,", 1), StorageError, "peak_bytes is 'much'"),
     "a row twice": (TEXT.replace(",each,", ",none,", 1), StorageError, "two rows"),
 }

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rematbench.commands.console import say
 from rematbench.errors import RematbenchError
 from rematbench.records.baseline import baseline_csv
 from rematbench.records.run import Run
@@ -30,4 +31,4 @@ def update(
         )
     before = Run(baseline) if baseline.exists() else None
     write_whole(baseline, baseline_csv(measured, before))
-    print(change_sheet(before, measured).to_text() if before else f"{len(measured.rows)} rows in {baseline}")
+    say(change_sheet(before, measured).to_text() if before else f"{len(measured.rows)} rows in {baseline}")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rematbench.commands.console import say
 from rematbench.errors import RematbenchError, StorageError
 from rematbench.records.run import Run
 from rematbench.records.store import write_whole
@@ -30,7 +31,7 @@ def compare(
     In a GitHub job the Markdown also goes to the step's summary.
     """
     sheets = _sheets(runs, by, sort)
-    print("\n\n".join(sheet.to_text() for sheet in sheets))
+    say("\n\n".join(sheet.to_text() for sheet in sheets))
     text = "\n\n".join(sheet.to_markdown() for sheet in sheets) + "\n"
     files = ((markdown, text), (latex, to_latex(sheets)), (csv, to_csv(sheets)), (json, to_json(sheets)))
     for path, content in files:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rematbench.commands.console import say
 from rematbench.commands.measuring import as_settings
 from rematbench.reporting.tree import saved_sheets, tree_sheet
 from rematbench.running.single import inspect_single
@@ -25,9 +27,9 @@ def inspect(
     suite = select(custom_suite([model]), (), (), [*as_settings({"devices": [device]}), *(settings or ())])
     inspection = inspect_single(suite, Path.cwd())
     if as_json:
-        print(inspection.model_dump_json(indent=2))
+        print(json.dumps(json.loads(inspection.model_dump_json()), indent=2))  # in ASCII
         return
-    print(tree_sheet(inspection, depth).to_text())
+    say(tree_sheet(inspection, depth).to_text())
     if saved:
         for sheet in saved_sheets(inspection):
-            print("\n" + sheet.to_text())
+            say("\n" + sheet.to_text())

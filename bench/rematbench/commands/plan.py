@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rematbench.commands.console import say
 from rematbench.commands.measuring import as_settings, measure, opened_run
 from rematbench.errors import RematbenchError
 from rematbench.placement.registry import parse_goal
@@ -46,11 +47,11 @@ def plan(
         measure(suite, store, "--run")
     planned = [row for row in rows_of(store.measurements) if not row.is_plain]
     for row in _monotone(planned) if frontier else planned:
-        print("\n  ".join(explanation(row) or [row.cells["message"].removeprefix("measuring: ")]))
+        say("\n  ".join(explanation(row) or [row.cells["message"].removeprefix("measuring: ")]))
     failed = [row for row in planned if not row.is_ok]
     if out and not frontier and not failed and (found := planned[0].measurement) and found.regions:
         found.regions.save(out)
-        print(f"placement written to {out}")
+        say(f"placement written to {out}")
     if len(failed) == len(planned):
         raise typer.Exit(1)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rematbench.commands.console import say
 from rematbench.errors import RematbenchError, unknown
 from rematbench.reporting.gathering import Model, models_of
 
@@ -56,11 +57,11 @@ def _draw(model: Model, pictures: Sequence[Path]) -> None:
 
     for path in pictures:
         write_picture(model, path)
-        print(f"{model.name} in {path}")
+        say(f"{model.name} in {path}")
 
 
 def _write(runs: Sequence[Path], out: Path) -> None:
     from rematbench.reporting.page import write_page  # nor for plotly and jinja2
 
     write_page(runs, out)
-    print(f"page in {out}")
+    say(f"page in {out}")

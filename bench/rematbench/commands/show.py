@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rematbench.commands.console import say
 from rematbench.errors import RematbenchError, unknown
 from rematbench.records.store import write_whole
 from rematbench.reporting.compare import frontier_sheet
@@ -28,6 +29,6 @@ def show(
     for one in models:
         for series in one.series if model in (None, one.name) else ():
             sheets.append(frontier_sheet(f"{one.name} on {series.label}", series.rows))
-            print(f"{sheets[-1].to_text()}\n\n{plot(series)}\n")
+            say(f"{sheets[-1].to_text()}\n\n{plot(series)}\n")
     if latex is not None:
         write_whole(latex, to_latex(sheets))

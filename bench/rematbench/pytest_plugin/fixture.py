@@ -22,7 +22,7 @@ from rematbench.suite.suite import Device, Suite
 from rematbench.units import format_bytes, parse_bytes
 
 BENCHMARK_ROUNDS = 20
-JUDGED = ("peak_bytes", "recompute_flops", "gradients", "buffers")
+JUDGED = ("static_bytes", "peak_bytes", "recompute_flops", "gradients", "loss", "buffers", "rng_state")
 UPDATE = "pytest --remat-update"
 
 

@@ -6,6 +6,7 @@ row that only one side has is a finding too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,9 +18,20 @@ from rematbench.records.measurement import Status
 from rematbench.records.run import Key, Run, key_of
 from rematbench.units import format_bytes, format_flops, format_interval, format_percent, parse_percent
 
-_VERDICTS = ("bitwise", "noise", "close", "different")
 _SAME = ("equal", "different")
+_VERDICTS = {
+    "gradients": ("bitwise", "noise", "close", "different"),
+    "loss": _SAME,
+    "buffers": _SAME,
+    "rng_state": _SAME,
+}
+"""What says whether training stays the same, by column; each with its verdicts, the best first."""
+
+_FIGURES = ("static_bytes", "peak_bytes", "held_bytes", "forward_flops", "recompute_flops")
+_TIMES = ("step_ratio", "step_ratio_low", "step_ratio_high")
 _NAMED_BLOCKS = 3
+_BEYOND = 2**63
+"""What no machine has or computes in a step, and arithmetic with fractions could not hold."""
 
 
 class Mark(StrEnum):
@@ -51,7 +63,11 @@ class Margins:
     allow: Mapping[str, float] = field(default_factory=dict)
 
     def of_row(self, baseline: Cells) -> float:
-        """Return the memory margin of a row."""
+        """Return the memory margin of a row.
+
+        Raises:
+            RematbenchError: the baseline's own is no percentage.
+        """
         own = baseline.get(MARGIN)
         default = parse_percent(own) if own is not None else self.memory
         return self.allow.get(row_name(baseline), default)
@@ -112,11 +128,27 @@ def _row(key: Key, now: Cells | None, before: Cells, margins: Margins) -> Iterat
         yield _finding(Mark.UNJUDGED, now, f"is {now['status']}: {now['message']}")
     elif other := _other_environment(now, before):
         yield _finding(Mark.UNJUDGED, now, f"comes from another environment than the baseline ({other})")
+    elif unsound := _unsound(now, before, timed=margins.time is not None):
+        yield _finding(Mark.UNJUDGED, now, f"has {unsound}: nothing can be judged by that")
     else:
         yield from _training(now, before)
-        yield from _memory(now, before, margins.of_row(before))
+        yield from _memory(now, before, margins)
         yield from _flops(now, before, margins.flops)
         yield from _time(now, before, margins.time)
+
+
+def _unsound(now: Cells, before: Cells, *, timed: bool) -> str:
+    """Name the first figure of either side that nothing measured can be: below zero, no number, or beyond any machine.
+
+    Comparing would let it pass: nothing is more than infinity, and NaN is neither more nor less than anything.
+    """
+    columns = _FIGURES + _TIMES if timed else _FIGURES
+    for side, cells in (("", now), (" in the baseline", before)):
+        for column in columns:
+            figure = cells[column]
+            if figure is not None and not 0 <= figure < _BEYOND:  # false of NaN, too
+                return f"{column} {_shown(figure)}{side}"
+    return ""
 
 
 def _title(cells: Cells) -> str:
@@ -136,27 +168,48 @@ def _other_environment(now: Cells, before: Cells) -> str:
     return ", ".join(f"{name} {left}, now {right}" for name, left, right in keys if left != right)
 
 
+def _shown(figure: float) -> str:
+    return str(figure) if not figure >= _BEYOND or figure == math.inf else f"of 2**{int(math.log2(figure))} and more"
+
+
 def _training(now: Cells, before: Cells) -> Iterator[Finding]:
-    for column, order in (("gradients", _VERDICTS), ("buffers", _SAME)):
+    for column, order in _VERDICTS.items():
         left, right = before[column], now[column]
-        if right not in order and left in order:
-            yield _finding(Mark.UNJUDGED, now, f"has no verdict on {column}, {left} in the baseline")
-        elif left in order and right in order and order.index(right) > order.index(left):
+        if right not in order:
+            yield _finding(Mark.UNJUDGED, now, f"has {_verdict(right)} on {column}, {left} in the baseline")
+        elif left not in order:
+            yield _finding(Mark.UNJUDGED, now, f"has {column} {right}, but {_verdict(left)} on it in the baseline")
+        elif order.index(right) > order.index(left):
             detail = f", most in {now['gradients_worst']}" if column == "gradients" and now["gradients_worst"] else ""
             yield _finding(Mark.TRAINING, now, f"has {column} {right}, {left} in the baseline{detail}")
 
 
-def _memory(now: Cells, before: Cells, margin: float) -> Iterator[Finding]:
-    if None in (now["peak_bytes"], before["peak_bytes"]):
-        yield _finding(Mark.UNJUDGED, now, "has no peak on one side or both")
+def _verdict(found: str | None) -> str:
+    """Name a verdict that is none of ours."""
+    return f"the unknown verdict {found!r}" if found else "no verdict"
+
+
+def _memory(now: Cells, before: Cells, margins: Margins) -> Iterator[Finding]:
+    """Judge the peak, and what is there before the step begins, which is no part of it: both have to fit."""
+    try:
+        margin = margins.of_row(before)
+    except RematbenchError as error:
+        yield _finding(Mark.UNJUDGED, before, f"has a {MARGIN} in the baseline that is none: {error}")
         return
-    growth = now["peak_bytes"] - before["peak_bytes"]
-    by = f"{_signed(growth)}, {_share(growth, before['peak_bytes'])}"
-    change = f"{before['peak_bytes']:,} → {now['peak_bytes']:,} bytes ({by})"
-    if growth > margin * before["peak_bytes"]:
-        yield _finding(Mark.REGRESSION, now, f"peaks at {change}, in {now['peak_phase']}: {_breakdown(now, before)}")
-    elif growth < 0:
-        yield _finding(Mark.WIN, now, f"peaks at {change}")
+    for column, verb, what in (("peak_bytes", "peaks at", "peak"), ("static_bytes", "starts from", "static bytes")):
+        left, right = before[column], now[column]
+        if left is None or right is None:
+            yield _finding(Mark.UNJUDGED, now, f"has no {what} on one side or both")
+            continue
+        growth = right - left
+        change = f"{verb} {left:,} → {right:,} bytes ({_signed(growth)}, {_share(growth, left)})"
+        if growth > margin * left:
+            where = f", in {now['peak_phase']}: {_breakdown(now, before)}" if column == "peak_bytes" else ""
+            yield _finding(
+                Mark.REGRESSION, now, f"{change}{where or ': parameters, buffers, batch or optimizer state'}"
+            )
+        elif growth < 0:
+            yield _finding(Mark.WIN, now, change)
 
 
 def _breakdown(now: Cells, before: Cells) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ class Run:
 
     Raises:
         StorageError: it is not there, has not the columns, or a cell is not of its column's kind.
-        CannotJudgeError: it has no rows, or was cut short.
+        CannotJudgeError: it has no rows, was cut short, or has a column twice.
     """
 
     def __init__(self, source: Path | str, rows: Iterable[Row] | None = None) -> None:
@@ -213,6 +214,9 @@ def _read_csv(path: Path) -> list[Cells]:
     missing = [column.name for column in COLUMNS if column.required and column.name not in header]
     if missing:
         raise StorageError(f"{path} is no CSV of a run: it has no column {missing[0]}")
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise CannotJudgeError(f"{path} has the column {twice[0][:40]!r} twice: which of them counts cannot be known")
     if not text.endswith("\n") or len(lines[-1]) < len(header):
         raise CannotJudgeError(f"{path} was cut short in its last row: {lines[-1][:3]}")
     found: dict[Key, Cells] = {}

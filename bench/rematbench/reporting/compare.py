@@ -101,8 +101,8 @@ class Change:
     """One row in two runs; a ratio is new over old, None where a side has none.
 
     Attributes:
-        mark: `better`, `worse` or `mixed`, of peak, recomputation and time; `training` where gradients or buffers have
-            another verdict; `new`, `gone`; or empty for nothing beyond noise.
+        mark: `better`, `worse` or `mixed`, of peak, recomputation and time; `training` where gradients, loss,
+            buffers or random state have another verdict; `new`, `gone`; or empty for nothing beyond noise.
     """
 
     key: Key
@@ -138,7 +138,7 @@ def _change(key: Key, old: Row | None, new: Row | None) -> Change:
     apart = None not in ends and (ends[1] < ends[2] or ends[3] < ends[0])
     signs = {sign("peak_bytes"), sign("recompute_flops"), sign("step_ratio") if apart else 0} - {0}
     mark = {(): "", (-1,): "better", (1,): "worse"}.get(tuple(signs), "mixed")
-    if (before["gradients"], before["buffers"]) != (now["gradients"], now["buffers"]):
+    if any(before[column] != now[column] for column in ("gradients", "loss", "buffers", "rng_state")):
         mark = "training"
     return Change(key=key, mark=mark, old=old, new=new, peak=ratio("peak_bytes"), time=ratio("step_ratio"))
 

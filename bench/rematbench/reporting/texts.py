@@ -1,7 +1,11 @@
-"""The cells of a row as people read them: one text for each, in whichever table, chart or sentence it stands."""
+"""The cells of a row as people read them: one text for each, in whichever table, chart or sentence it stands.
+
+What comes from a model or a file may hold any character; `visible` and `one_line` make it harmless to print.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +19,27 @@ from rematbench.units import (
     format_ratio,
     format_seconds,
 )
+
+_STEERING = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+"""What a terminal obeys instead of showing it: control characters but for line ends and tabs, those that turn the
+direction of writing, and halves of surrogate pairs, which nothing can encode."""
+
+_LINE_ENDS = re.compile("[ \\t]*[\\n\\r\\x0b\\x0c\\x1c-\\x1e\\x85\\u2028\\u2029][\\s]*")
+
+
+def visible(text: str) -> str:
+    """Return a text with what would steer a terminal written out, as `\\x1b`; lines stay lines."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(text: str) -> str:
+    """Return a text that stands on one line and shows all its characters.
+
+    So that nothing in it can pass for a line of ours, or for a command to the program that reads them.
+    """
+    return visible(_LINE_ENDS.sub(" ", text.strip("\r\n")))
 
 
 def _written(show: Callable[[Any], str], value: Callable[[Row], Any]) -> Callable[[Row], str]:
