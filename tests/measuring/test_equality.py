@@ -1,5 +1,6 @@
 """Verdicts on steps whose difference is known, because it was put there."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -48,11 +49,14 @@ def test_noise_in_one_parameter_excuses_no_other() -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_close_is_what_torch_testing_calls_close(dtype: torch.dtype) -> None:
-    left = torch.linspace(-3, 3, 50, dtype=dtype)
+    left = torch.linspace(-3, 3, 50).to(dtype)
+    if dtype.is_complex:
+        left = (left.to(torch.complex128) * (0.6 + 0.8j)).to(dtype)
+    exact = torch.complex128 if dtype.is_complex else torch.float64
     plain = Outcome(loss=left[0], gradients={"w": left}, buffers={}, random={})
     for factor in (0.5, 2.0):
         relative, absolute = TOLERANCES[dtype]
-        right = (left.double() + factor * (absolute + relative * left.double().abs())).to(dtype)
+        right = (left.to(exact) + factor * (absolute + relative * left.to(exact).abs())).to(dtype)
         try:
             torch.testing.assert_close(right, left)
             close = True
@@ -60,6 +64,21 @@ def test_close_is_what_torch_testing_calls_close(dtype: torch.dtype) -> None:
             close = False
         verdict = compare(plain, plain, replace(plain, gradients={"w": right})).gradients
         assert (verdict in ("close", "bitwise")) == close
+
+
+def test_complex_gradients_differ_by_their_imaginary_part_too() -> None:
+    plain = with_weight(torch.tensor([1 + 2j, 3.0]))
+    equality = compare(plain, plain, with_weight(torch.tensor([1 - 2j, 3.0])))
+    assert (equality.gradients, equality.gradients_max_abs_diff) == ("different", 4.0)
+
+
+@pytest.mark.parametrize("lazy", [torch.Tensor.conj, lambda tensor: tensor.conj().imag])
+def test_a_conjugate_that_is_not_worked_out_yet_is_compared_as_if_it_were(
+    lazy: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    weight = lazy(torch.tensor([1 + 2j, 3.0]))
+    equality = compare(with_weight(weight), with_weight(weight), with_weight(weight.resolve_conj().resolve_neg()))
+    assert equality.gradients == "bitwise"
 
 
 def test_a_missing_gradient_is_different_by_all_of_the_other() -> None:

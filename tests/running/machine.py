@@ -18,6 +18,7 @@ from rematbench.running.protocol import (
     MESSAGE,
     ORDER,
     Began,
+    Built,
     Done,
     Failed,
     JobOrder,
@@ -38,7 +39,7 @@ ENVIRONMENT = Environment(torch="2.13", python="3.11", device_name="a", threads=
 NAMES = ("each", "each-but-last", "all", "sqrt")
 
 
-def row(model: str, placement: str, device: str = "cpu") -> Measurement:
+def row(model: str, placement: str, device: str = "cpu", dtype: str = "float32") -> Measurement:
     memory = Memory(
         meter="m", static_bytes=1, peak_bytes=1, held_bytes=1, phase_peak_bytes={"forward": 1}, passes_peak_bytes=(1, 1)
     )
@@ -47,7 +48,7 @@ def row(model: str, placement: str, device: str = "cpu") -> Measurement:
         model=model,
         placement=placement,
         device=device,
-        dtype="float32",
+        dtype=dtype,
         status=Status.OK,
         memory=memory,
         environment=ENVIRONMENT,
@@ -65,11 +66,13 @@ class Machine:
     Attributes:
         fates: by placement, or by model and placement; what has none does well.
         unbuildable: models that fail before there is anything to place.
+        dtype: of every model, as the worker finds it.
     """
 
     fates: Mapping[Any, Fate] = field(default_factory=dict)
     unbuildable: tuple[str, ...] = ()
     probe_fails: bool = False
+    dtype: str = "float32"
     orders: list[Any] = field(default_factory=list)
     variables: list[Mapping[str, str] | None] = field(default_factory=list)
 
@@ -120,6 +123,7 @@ class Machine:
         yield Began(placement="", stage="building")
         if job.model.name in self.unbuildable:
             yield Failed(placement="", status=Status.KILLED, message="building: killed")
+        yield Built(dtype=job.settings.dtype or self.dtype)
         if order.plain:
             yield Began(placement=PLAIN, stage="plain step")
             if fates[PLAIN] == "measuring":
@@ -128,7 +132,7 @@ class Machine:
             yield Began(placement=name, stage="measuring")
             if fates[name] == "measuring":
                 yield Failed(placement=name, status=Status.ERROR, message="measuring: went wrong")
-            measured = row(job.model.name, name, job.device)
+            measured = row(job.model.name, name, job.device, job.settings.dtype or self.dtype)
             if fates[name] == "not a number":
                 measured = measured.model_copy(update={"status": Status.ERROR, "message": "the loss is nan: no times"})
             yield Measured(measurement=measured)

@@ -15,6 +15,8 @@ TOLERANCES = {
     torch.float32: (1.3e-6, 1e-5),
     torch.bfloat16: (1.6e-2, 1e-5),
     torch.float16: (1e-3, 1e-5),
+    torch.complex128: (1e-7, 1e-7),
+    torch.complex64: (1.3e-6, 1e-5),
 }
 """Relative and absolute tolerance of `close` by dtype, the defaults of `torch.testing.assert_close`."""
 
@@ -98,7 +100,10 @@ def _difference(left: torch.Tensor | None, right: torch.Tensor | None) -> float:
         return 0.0 if alone is None else float(alone.abs().max())
     if _identical(left, right) or not left.numel():
         return 0.0
-    difference = (left.double() - right.double()).abs()
+    if left.shape != right.shape:
+        return torch.inf
+    exact = torch.complex128 if left.is_complex() or right.is_complex() else torch.float64
+    difference = (left.to(exact) - right.to(exact)).abs()
     return float(difference.nan_to_num(nan=torch.inf).max())
 
 
@@ -112,11 +117,15 @@ def _identical(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _close(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
     if left is None or right is None:
         return left is right
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    if left.dtype == torch.complex32:  # which torch hardly computes with
+        left, right = left.to(torch.complex64), right.to(torch.complex64)
     relative, absolute = TOLERANCES.get(left.dtype, TOLERANCES[torch.float32])
     return torch.allclose(left, right, rtol=relative, atol=absolute)

@@ -75,6 +75,13 @@ class Began(Record):
     stage: Stage
 
 
+class Built(Record):
+    """The model is there; `dtype` is what its rows say."""
+
+    kind: Literal["built"] = "built"
+    dtype: str
+
+
 class Measured(Record):
     """A row, but for its time."""
 
@@ -129,10 +136,11 @@ class Done(Record):
 
 Order = Annotated[ProbeOrder | JobOrder | ResidentOrder | InspectOrder, Field(discriminator="kind")]
 Message = Annotated[
-    Probed | Began | Measured | Timed | Resident | Inspected | Failed | Refused | Done, Field(discriminator="kind")
+    Probed | Began | Built | Measured | Timed | Resident | Inspected | Failed | Refused | Done,
+    Field(discriminator="kind"),
 ]
 
 ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder] = TypeAdapter(Order)
-MESSAGE: TypeAdapter[Probed | Began | Measured | Timed | Resident | Inspected | Failed | Refused | Done] = TypeAdapter(
-    Message
+MESSAGE: TypeAdapter[Probed | Began | Built | Measured | Timed | Resident | Inspected | Failed | Refused | Done] = (
+    TypeAdapter(Message)
 )

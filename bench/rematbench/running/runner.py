@@ -17,6 +17,7 @@ from rematbench.running.malloc import GIVING_BACK, keeping
 from rematbench.running.process import Worker
 from rematbench.running.protocol import (
     Began,
+    Built,
     Failed,
     JobOrder,
     Measured,
@@ -29,6 +30,9 @@ from rematbench.running.protocol import (
 from rematbench.suite.suite import Device, Job, Settings, Suite
 
 LOG = "output.log"
+
+DEFAULT_DTYPE = "float32"
+"""What the row of a model that could not be built says, where no `dtype` was asked for: torch's default."""
 
 
 class Watcher(Protocol):
@@ -84,6 +88,9 @@ class _JobRun:
         self._log = store.folder / LOG
         self._rows = {row.placement: row for row in store.measurements if self._is_ours(row)}
         self._plain = True
+        # Until a worker has built the model: what earlier rows say, or what is likely. A row's key has it.
+        known = next((row.dtype for row in self._rows.values()), None)
+        self._dtype = known or job.settings.dtype or DEFAULT_DTYPE
         unfinished = [case.name for case in job.cases if not self._finished(case.name)]
         self._measure = [name for name in unfinished if not self._measured(name)]
         self._time = unfinished if job.settings.rounds != 0 else []
@@ -110,6 +117,8 @@ class _JobRun:
     def _take(self, message: object) -> None:
         if isinstance(message, Began):
             self._watcher.began(self._job, message)
+        elif isinstance(message, Built):
+            self._dtype = message.dtype
         elif isinstance(message, Measured):
             self._keep(message.measurement)
             self._measure.remove(message.measurement.placement)
@@ -151,7 +160,7 @@ class _JobRun:
             model=self._job.model.name,
             placement=name,
             device=self._job.device,
-            dtype=self._job.settings.dtype,
+            dtype=self._dtype,
             status=failure.status,
             environment=self._store.environments.get(self._job.device),
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -162,8 +171,11 @@ class _JobRun:
         self._keep(self._rows[name].model_copy(update=values))
 
     def _keep(self, row: Measurement) -> None:
+        earlier = self._rows.get(row.placement)
         self._rows[row.placement] = row
         self._store.add(row)
+        if earlier is not None and earlier.key != row.key:  # it guessed the dtype of a model that was never built
+            self._store.drop(earlier)
         self._watcher.row(row)
 
     def _is_ours(self, row: Measurement) -> bool:
