@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rematbench.measuring.equality import TOLERANCES, Outcome, compare, outcome_of
+from rematbench.measuring.equality import TOLERANCES, Outcome, compare, outcome_of, unsteadiness
 from rematbench.workload.step import Workload, training_step
 
 WEIGHT = torch.tensor([1.0, -2.0, 4.0])
@@ -40,6 +40,36 @@ def test_a_difference_is_judged_by_the_noise_then_by_the_tolerance(
     assert equality.gradients == verdict
     assert equality.gradients_worst == "weight"
     assert equality.gradients_max_abs_diff == pytest.approx(difference, rel=0.1)
+
+
+def test_a_plain_pair_that_differs_by_a_hundred_is_not_noise_to_judge_by() -> None:
+    again = with_weight(WEIGHT + 100)
+    assert compare(PLAIN, again, with_weight(WEIGHT + 50)).gradients is None
+    assert compare(PLAIN, again, with_weight(WEIGHT)).gradients == "bitwise"
+    sentence = unsteadiness(PLAIN, again)
+    assert sentence == (
+        "two plain steps from the same state differ in the gradient of weight by up to 100; "
+        "too far to judge gradients by"
+    )
+    assert unsteadiness(PLAIN, PLAIN) == ""
+
+
+def test_noise_that_is_small_is_named_and_judged_by() -> None:
+    assert unsteadiness(PLAIN, with_weight(WEIGHT + 1e-3)).endswith("the gradient of weight by up to 0.001")
+
+
+def test_what_plain_steps_do_not_agree_in_no_placement_is_accused_of() -> None:
+    again = replace(
+        PLAIN,
+        loss=torch.tensor(4.0),
+        buffers={"mean": torch.tensor([9.0]), "count": torch.tensor(1)},
+        random={"cpu": torch.tensor([9, 9], dtype=torch.uint8)},
+    )
+    equality = compare(PLAIN, again, again)
+    assert (equality.loss, equality.buffers, equality.rng_state, equality.buffer) == (None, None, None, "")
+    assert "the loss by 1, buffer mean by up to 8.75, the random state" in unsteadiness(PLAIN, again)
+    other = replace(again, buffers={"mean": torch.tensor([8.0]), "count": torch.tensor(2)})
+    assert (compare(PLAIN, again, other).buffers, compare(PLAIN, again, other).buffer) == ("different", "count")
 
 
 def test_noise_in_one_parameter_excuses_no_other() -> None:

@@ -322,6 +322,8 @@ def _remarks(findings: UntimedMeasurement) -> Iterator[str]:
         yield f"the memory passes differ: {peaks} bytes"
     if findings.flops is None and findings.compile_s is None:
         yield "FLOPs are not counted: torch cannot run this step under a dispatch mode"
+    if findings.unsteadiness:
+        yield findings.unsteadiness
     if findings.equality and findings.equality.buffer:
         yield f"buffer {findings.equality.buffer} differs"
 
