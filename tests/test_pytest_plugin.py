@@ -55,7 +55,7 @@ def made_up(
         return Measurement.model_validate(
             {
                 **{"suite": "single", "model": suite.models[0].name, "placement": placement, "device": "cpu"},
-                **{"dtype": suite.settings.dtype, "status": "ok", "measured_at": "2030-01-31"},
+                **{"dtype": suite.settings.dtype or "float32", "status": "ok", "measured_at": "2030-01-31"},
                 "memory": Memory.model_validate(memory | {"peak_bytes": peak, "phase_peak_bytes": phases}),
                 "equality": Equality.model_validate(equality | same),
                 "flops": Flops(forward=10, total=40, recompute=recompute, uncounted_ops=()),

@@ -33,6 +33,7 @@ __all__ = [
     "ProfiledScope",
     "StorageReference",
     "allocator_history",
+    "buffers_of",
     "call_of",
     "children_of",
     "compiled_call_of",
@@ -40,6 +41,7 @@ __all__ = [
     "flop_formulas",
     "has_hooks",
     "inductor_backend",
+    "parameters_of",
     "profiled",
     "pytree",
     "runs_compiled",
@@ -208,6 +210,19 @@ def without_dispatch() -> AbstractContextManager[Any]:
 def children_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return a module's children with their names; one registered twice stands twice, unlike in `named_children`."""
     return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def parameters_of(module: nn.Module) -> dict[str, Any]:
+    """Return the dictionary that a module itself keeps its parameters in; None stands for one that it does without.
+
+    To put one back under its name: `setattr` is the model's to override (torch/nn/modules/module.py).
+    """
+    return module._parameters
+
+
+def buffers_of(module: nn.Module) -> dict[str, Any]:
+    """Return the dictionary that a module itself keeps its buffers in, as `parameters_of`."""
+    return module._buffers
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -1,11 +1,12 @@
 """Verdicts on steps whose difference is known, because it was put there."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
-from rematbench.measuring.equality import TOLERANCES, Outcome, compare, outcome_of
+from rematbench.measuring.equality import TOLERANCES, Outcome, compare, outcome_of, unsteadiness
 from rematbench.workload.step import Workload, training_step
 
 WEIGHT = torch.tensor([1.0, -2.0, 4.0])
@@ -41,6 +42,36 @@ def test_a_difference_is_judged_by_the_noise_then_by_the_tolerance(
     assert equality.gradients_max_abs_diff == pytest.approx(difference, rel=0.1)
 
 
+def test_a_plain_pair_that_differs_by_a_hundred_is_not_noise_to_judge_by() -> None:
+    again = with_weight(WEIGHT + 100)
+    assert compare(PLAIN, again, with_weight(WEIGHT + 50)).gradients is None
+    assert compare(PLAIN, again, with_weight(WEIGHT)).gradients == "bitwise"
+    sentence = unsteadiness(PLAIN, again)
+    assert sentence == (
+        "two plain steps from the same state differ in the gradient of weight by up to 100; "
+        "too far to judge gradients by"
+    )
+    assert unsteadiness(PLAIN, PLAIN) == ""
+
+
+def test_noise_that_is_small_is_named_and_judged_by() -> None:
+    assert unsteadiness(PLAIN, with_weight(WEIGHT + 1e-3)).endswith("the gradient of weight by up to 0.001")
+
+
+def test_what_plain_steps_do_not_agree_in_no_placement_is_accused_of() -> None:
+    again = replace(
+        PLAIN,
+        loss=torch.tensor(4.0),
+        buffers={"mean": torch.tensor([9.0]), "count": torch.tensor(1)},
+        random={"cpu": torch.tensor([9, 9], dtype=torch.uint8)},
+    )
+    equality = compare(PLAIN, again, again)
+    assert (equality.loss, equality.buffers, equality.rng_state, equality.buffer) == (None, None, None, "")
+    assert "the loss by 1, buffer mean by up to 8.75, the random state" in unsteadiness(PLAIN, again)
+    other = replace(again, buffers={"mean": torch.tensor([8.0]), "count": torch.tensor(2)})
+    assert (compare(PLAIN, again, other).buffers, compare(PLAIN, again, other).buffer) == ("different", "count")
+
+
 def test_noise_in_one_parameter_excuses_no_other() -> None:
     again = replace(PLAIN, gradients={**PLAIN.gradients, "bias": torch.tensor([5.0])})
     assert compare(PLAIN, again, with_weight(WEIGHT + 1e-3)).gradients == "different"
@@ -48,11 +79,14 @@ def test_noise_in_one_parameter_excuses_no_other() -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_close_is_what_torch_testing_calls_close(dtype: torch.dtype) -> None:
-    left = torch.linspace(-3, 3, 50, dtype=dtype)
+    left = torch.linspace(-3, 3, 50).to(dtype)
+    if dtype.is_complex:
+        left = (left.to(torch.complex128) * (0.6 + 0.8j)).to(dtype)
+    exact = torch.complex128 if dtype.is_complex else torch.float64
     plain = Outcome(loss=left[0], gradients={"w": left}, buffers={}, random={})
     for factor in (0.5, 2.0):
         relative, absolute = TOLERANCES[dtype]
-        right = (left.double() + factor * (absolute + relative * left.double().abs())).to(dtype)
+        right = (left.to(exact) + factor * (absolute + relative * left.to(exact).abs())).to(dtype)
         try:
             torch.testing.assert_close(right, left)
             close = True
@@ -60,6 +94,21 @@ def test_close_is_what_torch_testing_calls_close(dtype: torch.dtype) -> None:
             close = False
         verdict = compare(plain, plain, replace(plain, gradients={"w": right})).gradients
         assert (verdict in ("close", "bitwise")) == close
+
+
+def test_complex_gradients_differ_by_their_imaginary_part_too() -> None:
+    plain = with_weight(torch.tensor([1 + 2j, 3.0]))
+    equality = compare(plain, plain, with_weight(torch.tensor([1 - 2j, 3.0])))
+    assert (equality.gradients, equality.gradients_max_abs_diff) == ("different", 4.0)
+
+
+@pytest.mark.parametrize("lazy", [torch.Tensor.conj, lambda tensor: tensor.conj().imag])
+def test_a_conjugate_that_is_not_worked_out_yet_is_compared_as_if_it_were(
+    lazy: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    weight = lazy(torch.tensor([1 + 2j, 3.0]))
+    equality = compare(with_weight(weight), with_weight(weight), with_weight(weight.resolve_conj().resolve_neg()))
+    assert equality.gradients == "bitwise"
 
 
 def test_a_missing_gradient_is_different_by_all_of_the_other() -> None:

@@ -18,6 +18,7 @@ from rematbench.running.protocol import (
     MESSAGE,
     ORDER,
     Began,
+    Built,
     Done,
     Ended,
     Failed,
@@ -48,7 +49,7 @@ SAME = Equality(
 )
 
 
-def row(model: str, placement: str, device: str = "cpu") -> Measurement:
+def row(model: str, placement: str, device: str = "cpu", dtype: str = "float32") -> Measurement:
     memory = Memory(
         meter="m", static_bytes=1, peak_bytes=1, held_bytes=1, phase_peak_bytes={"forward": 1}, passes_peak_bytes=(1, 1)
     )
@@ -57,7 +58,7 @@ def row(model: str, placement: str, device: str = "cpu") -> Measurement:
         model=model,
         placement=placement,
         device=device,
-        dtype="float32",
+        dtype=dtype,
         status=Status.OK,
         memory=memory,
         equality=SAME,
@@ -76,11 +77,13 @@ class Machine:
     Attributes:
         fates: by placement, or by model and placement; what has none does well.
         unbuildable: models that fail before there is anything to place.
+        dtype: of every model, as the worker finds it.
     """
 
     fates: Mapping[Any, Fate] = field(default_factory=dict)
     unbuildable: tuple[str, ...] = ()
     probe_fails: bool = False
+    dtype: str = "float32"
     orders: list[Any] = field(default_factory=list)
     variables: list[Mapping[str, str] | None] = field(default_factory=list)
 
@@ -133,6 +136,7 @@ class Machine:
         yield Began(placement="", stage="building")
         if job.model.name in self.unbuildable:
             yield Failed(placement="", status=Status.KILLED, message="building: killed")
+        yield Built(dtype=job.settings.dtype or self.dtype)
         yield Ended()
         if order.plain:
             yield Began(placement=PLAIN, stage="plain step")
@@ -143,7 +147,7 @@ class Machine:
             yield Began(placement=name, stage="measuring")
             if fates[name] == "measuring":
                 yield Failed(placement=name, status=Status.ERROR, message="measuring: went wrong")
-            measured = row(job.model.name, name, job.device)
+            measured = row(job.model.name, name, job.device, job.settings.dtype or self.dtype)
             if not order.plain:
                 measured = measured.model_copy(update={"equality": None})
             if fates[name] == "not a number":

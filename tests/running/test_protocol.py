@@ -16,6 +16,7 @@ from rematbench.running.protocol import (
     MESSAGE,
     ORDER,
     Began,
+    Built,
     Done,
     Ended,
     Failed,
@@ -81,6 +82,7 @@ ORDERS: list[ProbeOrder | JobOrder | ResidentOrder] = [
 MESSAGES: list[Record] = [
     Probed(device=Device(name="cuda:0", capacity_bytes=2**37), environment=ENVIRONMENT, meter="64 MiB"),
     Began(placement="", stage="plain step"),
+    Built(dtype="bfloat16+float32"),
     Ended(),
     Measured(measurement=measurement()),
     Timed(placement="each", timing=Timing(step_s=(0.1, 1e-9), plain_s=())),

@@ -89,6 +89,19 @@ def test_a_failed_row_says_where_it_was_run(store: Store) -> None:
     assert (failed.suite, failed.device, failed.dtype, failed.environment) == ("s", "cpu", "bfloat16", ENVIRONMENT)
 
 
+def test_a_failed_row_is_in_the_dtype_that_its_model_turned_out_to_be_in(store: Store) -> None:
+    machine = Machine({"each": "measuring"}, dtype="bfloat16")
+    assert {row.dtype for row in run(machine, suite(), store).values()} == {"bfloat16"}
+
+
+def test_the_row_of_a_model_never_built_gives_way_once_it_is_built(store: Store) -> None:
+    rows = run(Machine(unbuildable=("m",)), suite(), store)
+    assert {row.dtype for (model, _), row in rows.items() if model == "m"} == {"float32"}
+    run(Machine(dtype="bfloat16"), suite(), store)
+    assert {(row.dtype, row.status) for row in store.measurements if row.model == "m"} == {("bfloat16", Status.OK)}
+    assert Store(store.folder).measurements == store.measurements
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     fates=st.fixed_dictionaries(

@@ -7,7 +7,7 @@ import torch
 
 from rematbench.errors import DeviceError, ModelError
 from rematbench.suite.model_ref import ModelRef
-from rematbench.workload.building import build
+from rematbench.workload.building import build, floating_dtype
 from rematbench.workload.devices import find_device
 from rematbench.workload.step import Workload, batch_tensors
 
@@ -33,6 +33,24 @@ def alone():
 def four():
     return nn.Linear(4, 2), (1,), None, None
 
+def spectral(dtype="complex64"):
+    module = nn.Linear(4, 2, dtype=getattr(torch, dtype))
+    module.register_buffer("phase", torch.full((2,), 1j, dtype=getattr(torch, dtype)))
+    module.register_buffer("scale", torch.ones(1))
+    return module, (torch.randn(3, 4, dtype=getattr(torch, dtype)),)
+
+def brain():
+    return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).bfloat16(), (torch.randn(3, 4).bfloat16(),)
+
+def double():
+    return nn.Linear(4, 2).double(), (torch.randn(3, 4).double(),)
+
+def several():
+    return nn.Sequential(nn.Linear(4, 4).bfloat16(), nn.LayerNorm(4)), (torch.randn(3, 4).bfloat16(),)
+
+def nothing():
+    return nn.ReLU(), (torch.arange(3),)
+
 model = 3
 """
 
@@ -43,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def built(folder: Path, text: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Workload:
+def built(folder: Path, text: str, dtype: torch.dtype | None = None, seed: int = 0) -> Workload:
     return build(ModelRef.parse(f"net.py:{text}", folder), torch.device("cpu"), dtype=dtype, seed=seed)
 
 
@@ -69,6 +87,36 @@ def test_only_floats_take_the_dtype_and_gradients_are_still_wanted(folder: Path)
     assert next(indices.module.parameters()).dtype == torch.bfloat16
     batch = built(folder, "pair?grad=true", dtype=torch.float64).batch[0]  # type: ignore[index]
     assert (batch.dtype, batch.requires_grad, batch.is_leaf) == (torch.float64, True, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("pair", "float32"),
+        ("mixed", "float32"),
+        ("brain", "bfloat16"),
+        ("double", "float64"),
+        ("several", "bfloat16+float32"),
+        ("spectral", "complex64"),
+        ("spectral?dtype=complex128", "complex128"),
+        ("nothing", "float32"),
+    ],
+)
+def test_a_model_keeps_its_own_dtypes_and_they_are_named(folder: Path, text: str, name: str) -> None:
+    workload = built(folder, text)
+    assert floating_dtype(workload) == name
+    floats = [tensor for tensor in batch_tensors(workload.batch).values() if tensor.dtype != torch.int64]
+    assert all(str(tensor.dtype).removeprefix("torch.") in name for tensor in floats)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_dtype_that_is_asked_for_leaves_complex_tensors_alone(folder: Path, dtype: torch.dtype) -> None:
+    workload = built(folder, "spectral", dtype=dtype)
+    assert {tensor.dtype for tensor in workload.module.parameters()} == {torch.complex64}
+    assert workload.module.get_buffer("phase").dtype == torch.complex64
+    assert torch.equal(workload.module.get_buffer("phase"), torch.full((2,), 1j, dtype=torch.complex64))
+    assert workload.module.get_buffer("scale").dtype == dtype
+    assert workload.batch[0].dtype == torch.complex64  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,10 @@ A, B = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([6.0])
         (A, 30 / 4),
         ((A, [B, torch.tensor([9])]), (30 + 36) / 5),
         ({"hidden": A, "loss": None}, 30 / 4),
+        (torch.tensor(3 + 4j), 25.0),
+        ((torch.tensor([3 + 4j, 1j]).conj(), B), (25 + 1 + 36) / 3),
     ],
-    ids=["scalar", "attribute", "key", "tensor", "every floating tensor", "a loss of None"],
+    ids=["scalar", "attribute", "key", "tensor", "every floating tensor", "a loss of None", "complex", "complex too"],
 )
 def test_the_loss_of_an_output(output: Any, loss: float) -> None:
     assert float(loss_of(output)) == pytest.approx(loss)

@@ -26,7 +26,7 @@ from rematbench.records.inspection import Inspection, ModuleCost
 from rematbench.suite.suite import Job
 from rematbench.torch_internals import pytree
 from rematbench.traces.timeline import LOSS
-from rematbench.workload.building import static_bytes
+from rematbench.workload.building import floating_dtype, static_bytes
 from rematbench.workload.devices import clock_for
 from rematbench.workload.environment import environment_of
 from rematbench.workload.step import Workload, call, forward_loss, loss_from
@@ -56,7 +56,7 @@ def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
     return Inspection(
         model=job.model.name,
         device=job.device,
-        dtype=job.settings.dtype,
+        dtype=floating_dtype(workload),
         modules=modules,
         chains=tuple(map(str, dict.fromkeys((*chains.outermost, *chains.chains)))),
         saved=saved.saved,

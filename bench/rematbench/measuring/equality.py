@@ -15,8 +15,14 @@ TOLERANCES = {
     torch.float32: (1.3e-6, 1e-5),
     torch.bfloat16: (1.6e-2, 1e-5),
     torch.float16: (1e-3, 1e-5),
+    torch.complex128: (1e-7, 1e-7),
+    torch.complex64: (1.3e-6, 1e-5),
 }
 """Relative and absolute tolerance of `close` by dtype, the defaults of `torch.testing.assert_close`."""
+
+
+NOISE_BOUND = 0.1
+"""Plain steps that differ by more of a parameter's greatest gradient than this do something else each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +48,63 @@ def outcome_of(workload: Workload, loss: torch.Tensor, device: torch.device) -> 
         loss=_copy(loss),
         gradients={name: None if tensor.grad is None else _copy(tensor.grad) for name, tensor in wanted.items()},
         buffers={name: _copy(buffer) for name, buffer in workload.module.named_buffers()},
-        random=random_state(device),
+        random=random_state(device, workload.module),
     )
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True)
+
+
+def unsteadiness(plain: Outcome, again: Outcome) -> str:
+    """Say in what two plain steps from the same state differ, and by how much; nothing where they do not."""
+    differences = {name: value for name, value in _differences(plain, again).items() if value}
+    found = []
+    if differences:
+        worst = max(differences, key=lambda name: differences[name])
+        found.append(f"the gradient of {worst} by up to {differences[worst]:.3g}")
+    if not _identical(plain.loss, again.loss):
+        found.append(f"the loss by {_difference(plain.loss, again.loss):.3g}")
+    found += [
+        f"buffer {name} by up to {_difference(kept, again.buffers.get(name)):.3g}"
+        for name, kept in plain.buffers.items()
+        if not _identical(kept, again.buffers.get(name))
+    ][:1]
+    if _moved(plain, again):
+        found.append("the random state")
+    if not found:
+        return ""
+    unjudged = _unjudged(plain, again)
+    beyond = f"; too far to judge {', '.join(unjudged)} by" if unjudged else ""
+    return f"two plain steps from the same state differ in {', '.join(found)}{beyond}"
+
+
+def _unjudged(plain: Outcome, again: Outcome) -> list[str]:
+    """Return what two plain steps differ too far in to accuse a placement of it."""
+    found = ["gradients"] if any(_is_beyond_noise(plain, again).values()) else []
+    if not _identical(plain.loss, again.loss):
+        found.append("the loss")
+    if any(not _identical(kept, again.buffers.get(name)) for name, kept in plain.buffers.items()):
+        found.append("buffers")
+    if _moved(plain, again):
+        found.append("the random state")
+    return found
+
+
+def _is_beyond_noise(plain: Outcome, again: Outcome) -> dict[str, bool]:
+    """Tell of each gradient whether two plain steps are further apart in it than the noise of kernels could be."""
+    return {
+        name: value > NOISE_BOUND * _greatest(plain.gradients[name])
+        for name, value in _differences(plain, again).items()
+    }
+
+
+def _greatest(gradient: torch.Tensor | None) -> float:
+    return 0.0 if gradient is None or not gradient.numel() else float(gradient.abs().double().max().nan_to_num())
+
+
+def _moved(left: Outcome, right: Outcome) -> bool:
+    return not all(_identical(state, right.random.get(name)) for name, state in left.random.items())
 
 
 def compare(plain: Outcome, again: Outcome, other: Outcome) -> Equality:
@@ -57,32 +114,44 @@ def compare(plain: Outcome, again: Outcome, other: Outcome) -> Equality:
         plain: the plain step.
         again: a second plain step from the same state; how far it is from the first is the noise of the model.
         other: the step under a placement.
+
+    What the two plain steps do not agree in themselves, a placement is not accused of: where it differs too, the
+    answer is None. Gradients are judged by the noise as long as that is small beside them.
     """
     differences = _differences(plain, other)
     worst = max(differences, key=lambda name: differences[name], default="")
     greatest = differences.get(worst, 0.0)
-    buffer = next((name for name in plain.buffers if not _identical(plain.buffers[name], other.buffers.get(name))), "")
+    changed = [name for name, kept in plain.buffers.items() if not _identical(kept, other.buffers.get(name))]
+    buffer = next((name for name in changed if _identical(plain.buffers[name], again.buffers.get(name))), "")
     return Equality(
         gradients=_verdict(plain, again, other),
         gradients_max_abs_diff=greatest,
         gradients_worst=worst if greatest else "",
-        loss=_same(_identical(plain.loss, other.loss)),
-        buffers=_same(not buffer),
+        loss=_same(_identical(plain.loss, other.loss), _identical(plain.loss, again.loss)),
+        buffers=_same(not changed, bool(buffer)),
         buffer=buffer,
-        rng_state=_same(all(_identical(state, other.random.get(name)) for name, state in plain.random.items())),
+        rng_state=_same(not _moved(plain, other), not _moved(plain, again)),
     )
 
 
-def _same(equal: bool) -> Same:
-    return "equal" if equal else "different"
+def _same(equal: bool, is_steady: bool) -> Same | None:
+    return "equal" if equal else "different" if is_steady else None
 
 
-def _verdict(plain: Outcome, again: Outcome, other: Outcome) -> Verdict:
+def _verdict(plain: Outcome, again: Outcome, other: Outcome) -> Verdict | None:
     pairs = [(gradient, other.gradients.get(name)) for name, gradient in plain.gradients.items()]
     if all(_identical(left, right) for left, right in pairs):
         return "bitwise"
     differences, noise = _differences(plain, other), _differences(plain, again)
-    if all(difference <= noise[name] for name, difference in differences.items()):
+    beyond = _is_beyond_noise(plain, again)
+    accused = {name for name, difference in differences.items() if difference > noise[name] and not beyond[name]}
+    if any(beyond[name] and difference for name, difference in differences.items()):
+        return (
+            "different"
+            if any(not _close(plain.gradients[name], other.gradients.get(name)) for name in accused)
+            else None
+        )
+    if not accused:
         return "noise"
     return "close" if all(_close(left, right) for left, right in pairs) else "different"
 
@@ -98,7 +167,10 @@ def _difference(left: torch.Tensor | None, right: torch.Tensor | None) -> float:
         return 0.0 if alone is None else float(alone.abs().max())
     if _identical(left, right) or not left.numel():
         return 0.0
-    difference = (left.double() - right.double()).abs()
+    if left.shape != right.shape:
+        return torch.inf
+    exact = torch.complex128 if left.is_complex() or right.is_complex() else torch.float64
+    difference = (left.to(exact) - right.to(exact)).abs()
     return float(difference.nan_to_num(nan=torch.inf).max())
 
 
@@ -112,11 +184,15 @@ def _identical(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _close(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
     if left is None or right is None:
         return left is right
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    if left.dtype == torch.complex32:  # which torch hardly computes with
+        left, right = left.to(torch.complex64), right.to(torch.complex64)
     relative, absolute = TOLERANCES.get(left.dtype, TOLERANCES[torch.float32])
     return torch.allclose(left, right, rtol=relative, atol=absolute)

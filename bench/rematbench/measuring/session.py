@@ -11,17 +11,18 @@ from functools import cached_property
 
 import torch
 
-from rematbench.measuring.equality import Outcome, compare, outcome_of
+from rematbench.measuring.equality import Outcome, compare, outcome_of, unsteadiness
 from rematbench.measuring.flops import REFUSAL, FlopCount, FlopMeter
 from rematbench.measuring.meter import Meter, meter_for
+from rematbench.measuring.state import State
 from rematbench.placement.placement import Placement
 from rematbench.placing.apply import applied
 from rematbench.placing.parts import is_compiled, marked
 from rematbench.records.measurement import Equality, Flops, Memory
 from rematbench.traces.replay import Reading
 from rematbench.traces.timeline import Phase, Timeline
-from rematbench.workload.building import optimizer_tensors, static_bytes
-from rematbench.workload.devices import clock_for, random_state, restore_random_state
+from rematbench.workload.building import static_bytes
+from rematbench.workload.devices import clock_for
 from rematbench.workload.step import Workload, clear_gradients, training_step
 
 PASSES = 2
@@ -35,6 +36,7 @@ class UntimedMeasurement:
         blocks: how many modules some region recomputes.
         compile_s: by how much the first step took longer than the second, where the model is compiled.
         equality: None without a plain step to compare with.
+        unsteadiness: in what two plain steps differ, as a sentence; empty where they do not.
         flops: None where torch cannot run the step under its dispatch mode.
         timeline: of the greater memory pass; no two passes take the same times.
     """
@@ -44,6 +46,7 @@ class UntimedMeasurement:
     memory: Memory
     equality: Equality | None
     flops: Flops | None
+    unsteadiness: str = ""
     timeline: Timeline | None = field(default=None, compare=False)
     compile_s: float | None = field(default=None, compare=False)
 
@@ -51,7 +54,8 @@ class UntimedMeasurement:
 class Session:
     """A built model and the plain step it is compared with.
 
-    Every step starts from the same weights, buffers, optimizer state and random state, with all gradients None.
+    Every step starts from the same weights, buffers, attributes, batch, optimizer state and random states, with all
+    gradients None.
     """
 
     def __init__(self, workload: Workload, device: torch.device, meter: Meter | None = None) -> None:
@@ -59,7 +63,7 @@ class Session:
         self._device = device
         self._meter = meter or meter_for(device)
         self._clock = clock_for(device)
-        self._start = _State(workload, device)
+        self._start = State(workload, device)
         self._plain: tuple[Outcome, Outcome] | None = None
         self._plain_flops: int | None = None
         self._readings: dict[tuple[object, ...], list[Reading]] = {}
@@ -95,6 +99,7 @@ class Session:
             loss=float(outcome.loss),
             memory=self._memory_of(readings, inside=not (compiled or is_compiled(self.workload.module))),
             equality=equality,
+            unsteadiness=unsteadiness(*self._plain) if self._plain else "",
             flops=flops,
             timeline=_worst(readings).timeline,
             compile_s=compile_s,
@@ -109,7 +114,7 @@ class Session:
             return self._clock() - start
 
     def fresh(self) -> None:
-        """Put the state before every step back: buffers, random state, no gradients."""
+        """Put the state before every step back, with no gradients."""
         self._start.restore()
         clear_gradients(self.workload)
 
@@ -199,42 +204,3 @@ def _collected() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-class _State:
-    """What a step may change, as it was: buffers, random state, and with an optimizer the weights and its state."""
-
-    def __init__(self, workload: Workload, device: torch.device) -> None:
-        self._workload = workload
-        self._device = device
-        self._random = random_state(device)
-        if workload.optimizer:
-            _settle(workload.optimizer)
-        self._tensors = [(tensor, tensor.detach().clone()) for tensor in self._changing()]
-
-    def restore(self) -> None:
-        with torch.no_grad():
-            for tensor, kept in self._tensors:
-                tensor.copy_(kept)
-        restore_random_state(self._random, self._device)
-
-    def _changing(self) -> list[torch.Tensor]:
-        module, optimizer = self._workload.module, self._workload.optimizer
-        tensors = list(module.buffers())
-        if optimizer:
-            tensors += module.parameters()
-            tensors += optimizer_tensors(optimizer)
-        return tensors
-
-
-def _settle(optimizer: torch.optim.Optimizer) -> None:
-    """Make the optimizer allocate its state by one step on zero gradients, the weights left where they were."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    before = [parameter.detach().clone() for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for parameter, kept in zip(parameters, before, strict=True):
-            parameter.copy_(kept)

@@ -89,19 +89,20 @@ class Equality(Record):
 
     Attributes:
         gradients: `bitwise`; `noise`, no further from the plain step than a second plain step is; `close`, within the
-            tolerances of `rematbench.measuring.equality`; or `different`.
+            tolerances of `rematbench.measuring.equality`; or `different`. None, as of the other verdicts: two plain
+            steps differ so far in it that it cannot be judged.
         gradients_max_abs_diff: greatest absolute difference over all gradients.
         gradients_worst: the parameter that has it; empty when nothing differs.
         buffer: the first buffer that differs; empty when none does.
     """
 
-    gradients: Verdict
+    gradients: Verdict | None
     gradients_max_abs_diff: float
     gradients_worst: str
-    loss: Same
-    buffers: Same
+    loss: Same | None
+    buffers: Same | None
     buffer: str
-    rng_state: Same
+    rng_state: Same | None
 
 
 class Flops(Record):

@@ -105,6 +105,17 @@ class Store:
     def _derive(self) -> None:
         self._replace("results.csv", csv_text(self.measurements))
 
+    def drop(self, measurement: Measurement) -> None:
+        """Take a row away, from the records too.
+
+        Raises:
+            StorageError: it cannot be written; the row is still there.
+        """
+        rest = {key: row for key, row in self._rows.items() if key != measurement.key}
+        self._replace(RECORDS, "".join(map(_line, rest.values())))
+        self._rows = rest
+        self._replace("results.csv", csv_text(self.measurements))
+
     def _append(self, line: str) -> None:
         path = self.folder / RECORDS
         with _explained(path), path.open("ab", buffering=0) as file:

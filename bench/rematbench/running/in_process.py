@@ -41,7 +41,7 @@ def ready_step(job: Job) -> Iterator[ReadyStep]:
     device = find_device(job.device)
     settings = job.settings
     with _as_found(device, settings.threads), user_imports(job.model.root, job.model.reference):
-        dtype = getattr(torch, settings.dtype)
+        dtype = getattr(torch, settings.dtype) if settings.dtype else None
         workload = build(job.model, device, dtype=dtype, seed=settings.seed, optimizer=settings.optimizer)
         finish = clock_for(device)  # reading it waits for a GPU
 

@@ -84,6 +84,13 @@ class Ended(Record):
     kind: Literal["ended"] = "ended"
 
 
+class Built(Record):
+    """The model is there; `dtype` is what its rows say."""
+
+    kind: Literal["built"] = "built"
+    dtype: str
+
+
 class Measured(Record):
     """A row, but for its time."""
 
@@ -145,11 +152,11 @@ class Done(Record):
 
 Order = Annotated[ProbeOrder | JobOrder | ResidentOrder | InspectOrder, Field(discriminator="kind")]
 Message = Annotated[
-    Probed | Began | Ended | Measured | Timed | Resident | Inspected | Failed | Refused | Done,
+    Probed | Began | Built | Ended | Measured | Timed | Resident | Inspected | Failed | Refused | Done,
     Field(discriminator="kind"),
 ]
 
 ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder] = TypeAdapter(Order)
-MESSAGE: TypeAdapter[Probed | Began | Ended | Measured | Timed | Resident | Inspected | Failed | Refused | Done] = (
-    TypeAdapter(Message)
-)
+MESSAGE: TypeAdapter[
+    Probed | Began | Built | Ended | Measured | Timed | Resident | Inspected | Failed | Refused | Done
+] = TypeAdapter(Message)

@@ -18,6 +18,7 @@ from rematbench.running.malloc import GIVING_BACK, keeping
 from rematbench.running.process import Worker
 from rematbench.running.protocol import (
     Began,
+    Built,
     Failed,
     JobOrder,
     Lost,
@@ -34,6 +35,9 @@ LOG = "output.log"
 
 LIVES = 3
 """So many workers in a row may end without a row and without a placement to blame; then what is left is given up."""
+
+DEFAULT_DTYPE = "float32"
+"""What the row of a model that could not be built says, where no `dtype` was asked for: torch's default."""
 
 
 class Watcher(Protocol):
@@ -104,6 +108,9 @@ class _JobRun:
         self._rows = {row.placement: row for row in store.measurements if self._is_ours(row)}
         self._plain = True
         self._began = Began(placement="", stage="building")
+        # Until a worker has built the model: what earlier rows say, or what is likely. A row's key has it.
+        known = next((row.dtype for row in self._rows.values()), None)
+        self._dtype = known or job.settings.dtype or DEFAULT_DTYPE
         unfinished = [case.name for case in job.cases if not self._finished(case.name)]
         self._measure = [name for name in unfinished if not self._measured(name)]
         self._time = unfinished if job.settings.rounds != 0 else []
@@ -188,6 +195,8 @@ class _JobRun:
         if isinstance(message, Began):
             self._began = message
             self._watcher.began(self._job, message)
+        elif isinstance(message, Built):
+            self._dtype = message.dtype
         elif isinstance(message, Measured):
             self._keep(message.measurement)
             self._measure = [other for other in self._measure if other != message.measurement.placement]
@@ -247,7 +256,7 @@ class _JobRun:
             model=self._job.model.name,
             placement=name,
             device=self._job.device,
-            dtype=self._job.settings.dtype,
+            dtype=self._dtype,
             status=failure.status,
             environment=self._store.environments.get(self._job.device),
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -258,8 +267,11 @@ class _JobRun:
         self._keep(self._rows[name].model_copy(update=values))
 
     def _keep(self, row: Measurement) -> None:
+        earlier = self._rows.get(row.placement)
         self._rows[row.placement] = row
         self._store.add(row)
+        if earlier is not None and earlier.key != row.key:  # it guessed the dtype of a model that was never built
+            self._store.drop(earlier)
         self._watcher.row(row)
 
     def _is_ours(self, row: Measurement) -> bool:

@@ -43,6 +43,7 @@ from rematbench.records.statistics import step_ratio
 from rematbench.running.protocol import (
     ORDER,
     Began,
+    Built,
     Done,
     Ended,
     Failed,
@@ -59,7 +60,7 @@ from rematbench.running.protocol import (
     Timed,
 )
 from rematbench.suite.suite import Device, Job
-from rematbench.workload.building import build
+from rematbench.workload.building import build, floating_dtype
 from rematbench.workload.devices import capacity_bytes, clock_for, find_device
 from rematbench.workload.environment import Sources, environment_of
 
@@ -162,6 +163,8 @@ class _Work:
     def run(self, order: JobOrder | ResidentOrder | InspectOrder) -> None:
         with self._stage("", "building"):
             self._session = self._build()
+            self._dtype = floating_dtype(self._session.workload)
+            self._say(Built(dtype=self._dtype))
         gc.freeze()  # what is there now is there to stay: collecting before a pass need not look at it again
         if isinstance(order, InspectOrder):
             with self._stage("", "inspecting"):
@@ -180,7 +183,7 @@ class _Work:
         self._time(finite, warm=(PLAIN, *order.measure), plain=order.plain)
 
     def _build(self) -> Session:
-        dtype = getattr(torch, self._settings.dtype)
+        dtype = getattr(torch, self._settings.dtype) if self._settings.dtype else None
         workload = build(
             self._job.model, self._device, dtype=dtype, seed=self._settings.seed, optimizer=self._settings.optimizer
         )
@@ -248,7 +251,7 @@ class _Work:
             model=self._job.model.name,
             placement=name,
             device=self._job.device,
-            dtype=self._settings.dtype,
+            dtype=self._dtype,
             status=Status.OK if finite else Status.ERROR,
             message="; ".join([*_remarks(findings), *(cache_warnings(self._session) if name == PLAIN else ())]),
             regions=placement,
@@ -324,6 +327,8 @@ def _remarks(findings: UntimedMeasurement) -> Iterator[str]:
         yield f"the memory passes differ: {peaks} bytes"
     if findings.flops is None and findings.compile_s is None:
         yield "FLOPs are not counted: torch cannot run this step under a dispatch mode"
+    if findings.unsteadiness:
+        yield findings.unsteadiness
     if findings.equality and findings.equality.buffer:
         yield f"buffer {findings.equality.buffer} differs"
 

@@ -32,7 +32,7 @@ class Settings(BaseModel):
 
     Attributes:
         devices: of `cpu`, `cuda`, `cuda:N` and `auto`, a GPU where there is one.
-        dtype: what parameters and floating batch tensors are put in.
+        dtype: what the real floating parameters, buffers and batch tensors are put in; None keeps the model's own.
         seed: of the weights, the batch, the random state of every step and the order of the rounds.
         threads: intra-op threads of torch; None leaves torch's choice.
         optimizer: stepped at the end of every step.
@@ -47,7 +47,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     devices: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("auto",)
-    dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     optimizer: Literal["none", "sgd", "adamw"] = "none"

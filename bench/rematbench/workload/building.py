@@ -21,10 +21,22 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def build(ref: ModelRef, device: torch.device, *, dtype: torch.dtype, seed: int, optimizer: str = "none") -> Workload:
+_CONVERSIONS: dict[torch.dtype, Callable[[nn.Module], nn.Module]] = {
+    torch.float64: nn.Module.double,
+    torch.float32: nn.Module.float,
+    torch.bfloat16: nn.Module.bfloat16,
+    torch.float16: nn.Module.half,
+}
+"""These convert real floating tensors alone; `Module.to` would take the real parts of complex ones."""
+
+
+def build(
+    ref: ModelRef, device: torch.device, *, dtype: torch.dtype | None = None, seed: int, optimizer: str = "none"
+) -> Workload:
     """Load the factory, seed, call it, and put what it returns on the device.
 
-    Parameters, buffers and floating batch tensors take `dtype`; a batch tensor that requires a gradient still does.
+    Parameters, buffers and batch keep their dtypes unless there is a `dtype`, which the real floating ones of them
+    take; a batch tensor that requires a gradient still does.
 
     Raises:
         ModelError: the factory cannot be loaded, does not take the arguments, or returns something else.
@@ -33,7 +45,9 @@ def build(ref: ModelRef, device: torch.device, *, dtype: torch.dtype, seed: int,
     _check_arguments(ref, factory)
     torch.manual_seed(seed)
     module, batch, loss_fn = _unpacked(ref, factory(**ref.arguments))
-    module = module.to(device=device, dtype=dtype)
+    if dtype is not None:
+        _CONVERSIONS[dtype](module)
+    module = module.to(device=device)
     placed = pytree.tree_map_only(torch.Tensor, lambda tensor: _placed(tensor, device, dtype), batch)
     made = OPTIMIZERS[optimizer](module.parameters()) if optimizer != "none" else None
     return Workload(module=module, batch=placed, loss_fn=loss_fn, optimizer=made)
@@ -65,9 +79,27 @@ def _unpacked(ref: ModelRef, made: Any) -> tuple[nn.Module, Batch, Callable[[Any
     return module, tuple(batch) if isinstance(batch, list) else batch, loss_fn
 
 
-def _placed(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def _placed(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None) -> torch.Tensor:
     kept = tensor.detach().to(device=device, dtype=dtype if tensor.is_floating_point() else None)
     return kept.requires_grad_(tensor.requires_grad)
+
+
+def floating_dtype(workload: Workload) -> str:
+    """Return the name of the dtype that a model is in, as rows have it: `float32`, or `bfloat16+float32` where mixed.
+
+    That of the floating and complex parameters; where there are none, of the buffers, else of the batch, else torch's
+    default.
+    """
+    module = workload.module
+    for tensors in (module.parameters(), module.buffers(), batch_tensors(workload.batch).values()):
+        found = {tensor.dtype for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()}
+        if found:
+            return "+".join(sorted(map(_name, found)))
+    return _name(torch.get_default_dtype())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def static_bytes(workload: Workload) -> int:

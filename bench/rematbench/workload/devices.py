@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import platform
+import random
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from rematbench.errors import DeviceError
 
@@ -68,16 +73,70 @@ def clock_for(device: torch.device) -> Callable[[], float]:
     return synchronised
 
 
-def random_state(device: torch.device) -> RandomState:
-    """Return the state of torch's generators that a step on this device may draw from."""
-    state = {"cpu": torch.get_rng_state()}
+def random_state(device: torch.device, module: nn.Module | None = None) -> RandomState:
+    """Return the states of all generators that a step on this device may draw from.
+
+    Those of torch and Python, of NumPy if it is imported, and of the generators that the modules of a model hold as
+    attributes, by their paths.
+    """
+    state = {"cpu": torch.get_rng_state(), "python": _packed(random.getstate())}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
+    if numpy := sys.modules.get("numpy"):
+        state["numpy"] = _packed(numpy.random.get_state())
+    return state | {name: _state_of(generator) for name, generator in _generators(module)}
 
 
-def restore_random_state(state: RandomState, device: torch.device) -> None:
-    """Set torch's generators back to a state taken by `random_state`."""
+def restore_random_state(state: RandomState, device: torch.device, module: nn.Module | None = None) -> None:
+    """Set the generators back to a state taken by `random_state`."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+    random.setstate(_unpacked(state["python"]))
+    if "numpy" in state:
+        sys.modules["numpy"].random.set_state(_unpacked(state["numpy"]))
+    for name, generator in _generators(module):
+        if name in state:
+            _set_state(generator, state[name])
+
+
+def _generators(module: nn.Module | None) -> Iterator[tuple[str, Any]]:
+    """Yield torch's, Python's and NumPy's generators among the attributes of a model's modules, each with its path."""
+    for path, each in module.named_modules() if module else ():
+        for name, value in vars(each).items():
+            if isinstance(value, torch.Generator | random.Random) or _is_numpy_s(value):
+                yield f"{path}.{name}", value
+
+
+def _is_numpy_s(value: object) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.random.Generator | numpy.random.RandomState)
+
+
+def _state_of(generator: Any) -> torch.Tensor:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return _packed(generator.getstate())
+    bits = getattr(generator, "bit_generator", None)
+    return _packed(bits.state if bits is not None else generator.get_state())
+
+
+def _set_state(generator: Any, state: torch.Tensor) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(_unpacked(state))
+    elif (bits := getattr(generator, "bit_generator", None)) is not None:
+        bits.state = _unpacked(state)
+    else:
+        generator.set_state(_unpacked(state))
+
+
+def _packed(state: object) -> torch.Tensor:
+    """Return any state as bytes, to be compared as torch's are."""
+    return torch.frombuffer(bytearray(pickle.dumps(state)), dtype=torch.uint8)
+
+
+def _unpacked(state: torch.Tensor) -> Any:
+    return pickle.loads(state.numpy().tobytes())

@@ -76,26 +76,29 @@ def loss_from(workload: Workload, output: Any) -> torch.Tensor:
 def loss_of(output: Any) -> torch.Tensor:
     """Return a loss for a model that names none.
 
-    The output itself if it is a scalar tensor, else its `loss`, else the mean of squares over every floating tensor in
-    it, all of them together.
+    The output itself if it is a real scalar tensor, else its `loss`, else the mean of squares over every floating
+    tensor in it, all of them together; of complex numbers the squares of their magnitudes.
 
     Raises:
         ModelError: there is no floating tensor in the output.
     """
-    if isinstance(output, torch.Tensor) and output.ndim == 0:
+    if isinstance(output, torch.Tensor) and output.ndim == 0 and not output.is_complex():
         return output
     named = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(named, torch.Tensor):
         return named
-    tensors = [
-        leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
-    ]
+    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+    tensors = [leaf for leaf in leaves if leaf.is_floating_point() or leaf.is_complex()]
     if not tensors:
         raise ModelError(
             f"the model returned a {type(output).__name__} without a floating tensor: return a loss_fn from build"
         )
-    squares = torch.stack([tensor.square().sum() for tensor in tensors])
+    squares = torch.stack([_real(tensor).square().sum() for tensor in tensors])
     return squares.sum() / sum(tensor.numel() for tensor in tensors)
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def batch_tensors(batch: Batch) -> dict[str, torch.Tensor]:
