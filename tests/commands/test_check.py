@@ -97,14 +97,22 @@ def test_a_block_that_saves_one_more_activation_turns_the_gate_red(
 def test_a_second_measurement_of_something_else_calms_nothing(
     folder: Path, measured: Path, rematbench: Rematbench, tmp_path: Path
 ) -> None:
-    (folder / "small.toml").write_text('models = [{ model = "net.py:small", name = "net.py:build" }]\n')
+    (folder / "small.toml").write_text(
+        'models = [{ model = "net.py:small", name = "net.py:build" }]\nplacements = ["each@1"]\n'
+    )
     (folder / "other.toml").write_text('models = ["net.py:small"]\n')
-    (folder / "net.py").write_text(f"{MODEL}\n\ndef small():\n    return nn.Linear(2, 2), (torch.randn(2, 2),)\n")
+    (folder / "net.py").write_text(
+        MODEL + MODEL.replace("build", "small").replace("Linear(64, 64)", "Linear(64, 64, False)")
+    )
     now = edited(measured, tmp_path / "now.csv", peak_bytes="99000000")
-    for suite, says in (("small.toml", "of the plain step"), ("other.toml", "not measured again by the suite other")):
-        done = rematbench("check", now, "--against", measured, "--retry", suite)
+    for suite, says in (
+        ("small", "has other static bytes by it"),
+        ("other", "is not measured again by the suite other"),
+    ):
+        done = rematbench("check", now, "--against", measured, "--retry", f"{suite}.toml")
         assert done.returncode == 1, done.stderr
-        assert says in done.stdout or "net.py:build · each@1 · cpu · float32 is not measured again" in done.stdout
+        assert f"net.py:build · each@1 · cpu · float32 {says}" in done.stdout
+    (folder / "net.py").write_text(MODEL)
     unknown = rematbench("check", measured, "--against", measured, "--retry", "mine")
     assert (unknown.returncode, "unknown suite 'mine'" in unknown.stderr) == (2, True)
 

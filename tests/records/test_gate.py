@@ -241,6 +241,16 @@ def test_a_message_with_colours_is_still_xml() -> None:
     assert "gone" in str(test.get("message"))
 
 
+@pytest.mark.parametrize("character", ["\x00", "\x1b", "\ud800", "\ufffe", "\uffff", "\x0b"])
+def test_what_xml_forbids_is_not_in_junit(character: str) -> None:
+    run = run_of(case(status="out_of_memory", message=f"a{character}b<&>"), case(f"p{character}"))
+    text = junit(run, judge(run, run_of(case()), Margins()))
+    suite = ElementTree.fromstring(text.encode())  # half a surrogate pair could not even be encoded
+    (failure,) = suite.iter("failure")
+    assert "a\ufffdb<&>" in str(failure.get("message"))
+    assert [test.get("name") for test in suite.iter("testcase")] == ["each", "p\ufffd"]
+
+
 def test_a_baseline_is_as_uncertain_as_its_own_interval() -> None:
     wide = Timing(step_s=(1.0, 1.1, 1.2, 1.3, 1.4), plain_s=(1.0,) * 5)  # median 1.2, interval [1.0, 1.4]
     assert verdict(case(timing=timing(1.39)), case(timing=wide), time=0.0)[2] == 0

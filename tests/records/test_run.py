@@ -1,5 +1,6 @@
 """A run is read back as it was written, or refused with its sentence; what a row says beside its cells."""
 
+import csv
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from tests.records.making import CPU, equality, measurement, measurements, memor
 import rematbench
 from rematbench.errors import StorageError
 from rematbench.records.baseline import baseline_csv
-from rematbench.records.columns import COLUMNS, cell_text
+from rematbench.records.columns import COLUMNS, cell_text, unshielded
 from rematbench.records.measurement import Measurement, Status, Timing
 from rematbench.records.run import CannotJudgeError, Run
 from rematbench.records.statistics import Interval
@@ -94,6 +95,38 @@ def test_a_folder_without_rows_has_nothing_to_judge_by(tmp_path: Path) -> None:
         Run(stored(tmp_path / "run"))
     with pytest.raises(StorageError, match="No such file"):
         Run(tmp_path / "gone")
+
+
+FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "''@x", "'quoted'", "'", "-", "plain", "a=1")
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_text_is_no_formula_to_a_spreadsheet_and_is_read_back(text: str, tmp_path: Path) -> None:
+    odd = measurement("each", suite=text, message=text, memory=memory(5), measured_at=text)
+    folder = stored(tmp_path / "run", odd)
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        header, line = csv.reader(file)
+    assert not [cell for cell in line if cell[:1] in tuple("=+-@\t\r\n")]
+    assert dict(zip(header, line, strict=True))["peak_bytes"] == "5"
+    (cells,) = Run(folder / "results.csv").cells
+    assert (cells["suite"], cells["message"], cells["measured_at"]) == (text, text, text)
+    (tmp_path / "base.csv").write_text(baseline_csv(Run(folder), None), encoding="utf-8", newline="")
+    assert Run(tmp_path / "base.csv").cells == [{**cells}]
+
+
+def test_what_older_versions_wrote_is_read_as_it_is(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "run", measurement("each", message="HERE"))
+    for text in ("=1", "-x", "'quoted'", "plain"):
+        (tmp_path / "old.csv").write_text((folder / "results.csv").read_text().replace("HERE", text))
+        assert Run(tmp_path / "old.csv").cells[0]["message"] == text
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(st.sampled_from("'=+-@\t\r\n1a"), max_size=6))
+def test_every_text_comes_back_from_its_cell(text: str) -> None:
+    cell = cell_text(text)
+    assert unshielded(cell) == text
+    assert cell[:1] not in tuple("=+-@\t\r\n")
 
 
 # What a row says

@@ -40,6 +40,35 @@ def test_a_sheet_as_csv_and_json_is_what_it_holds() -> None:
     assert [tuple(row.values()) for row in data["rows"]] == list(sheets[0].rows)
 
 
+LIVE = ("@torvalds", "a@b.org", "see #12", "GH-7", "https://evil.example/x", "WWW.evil.example", "mailto:a", "ftp://x")
+
+
+@pytest.mark.parametrize("text", LIVE)
+def test_nothing_in_markdown_mentions_or_links(text: str) -> None:
+    """GitHub looks for these in what Markdown comes to, so what stands there has to be broken, not escaped."""
+    sheet = Sheet(title=text, header=(text,), rows=((text,),), notes=(text,))
+    shown = re.sub(r"\\(.)", r"\1", sheet.to_markdown()).replace("&#8203;", "\u200b")
+    found = re.findall(r"@\w|#\d|gh-\d|://|www\.|mailto:|xmpp:", shown, re.IGNORECASE)
+    assert found == []
+    assert shown.replace("\u200b", "").count(text) == 4
+
+
+def test_a_cell_is_no_formula_to_a_spreadsheet_and_a_number_stays_one() -> None:
+    texts = ("=1+1", "+1-1|cmd", "-x", "@a", "\t=1", "-12 %", "+1.5", "-3", "1.10×", "-2e-05", "")
+    sheet = Sheet(title="=t", header=("a",), rows=tuple((text,) for text in texts))
+    _, *lines = csv.reader(io.StringIO(to_csv([sheet])))
+    assert {line[0] for line in lines} == {"'=t"}
+    assert [line[1] for line in lines] == ["'=1+1", "'+1-1|cmd", "'-x", "'@a", "'\t=1", *texts[5:]]
+
+
+def test_a_cell_is_one_line_that_steers_no_terminal() -> None:
+    sheet = Sheet(title="a\x1b[2J", header=("h",), rows=(("x\n::error::y",),), notes=("\x9b1m\u202eb\rc",))
+    text = sheet.to_text()
+    assert text.splitlines()[0] == r"a\x1b[2J"
+    assert "x ::error::y" in text
+    assert text.splitlines()[-1] == r"  \x9b1m\u202eb c"
+
+
 # LaTeX
 
 

@@ -17,6 +17,7 @@ from rematbench.records.run import CannotJudgeError, Key, Row, Run, rows_of
 from rematbench.records.store import write_whole
 from rematbench.reporting.adapters import junit, smaller_is_better
 from rematbench.reporting.sheet import escaped
+from rematbench.reporting.texts import one_line
 from rematbench.running.single import run_aside
 from rematbench.suite.suite import Suite, load_suite
 from rematbench.units import parse_percent
@@ -95,8 +96,9 @@ def _retried(
     }
     for key in dict.fromkeys(regressed):
         if key not in alike:
-            why = "with other static bytes, so not this row" if key in again else f"by the suite {suite.name}"
-            say(f"{' · '.join(key)} is {'' if key in again else 'not '}measured again {why}: the run's row counts")
+            other = "has other static bytes by it: it is another model, or has other settings"
+            why = other if key in again else f"is not measured again by the suite {suite.name}"
+            say(one_line(f"{' · '.join(key)} {why}; the run's row counts"))
     merged = Run(run.source, {**run.rows, **alike}.values())
     return merged, judge(merged, baseline, margins)
 
@@ -118,7 +120,7 @@ def _measured_again(suite: Suite, keys: Sequence[Key], timed: bool) -> Mapping[K
 
 def _report(run: Run, findings: list[Finding], benchmark_json: Path | None, junit_xml: Path | None) -> None:
     for finding in findings:
-        say(" ".join(str(finding).split()))
+        say(one_line(str(finding)))
     counts = ", ".join(f"{sum(finding.mark is mark for finding in findings)} {mark}" for mark in Mark)
     say(f"{len(run.rows)} rows: {counts if findings else 'all as in the baseline'}")
     if benchmark_json is not None:

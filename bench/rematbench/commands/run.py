@@ -15,6 +15,7 @@ from rematbench.commands.measuring import as_settings, measure, opened_run
 from rematbench.records.run import Row, rows_of
 from rematbench.reporting.summary import sentences
 from rematbench.reporting.table import model_tables, plain_table, rich_table
+from rematbench.reporting.texts import one_line
 from rematbench.suite.suite import custom_suite, load_suite, select
 
 
@@ -84,5 +85,5 @@ def _print_tables(rows: Sequence[Row], folder: Path) -> None:
         remark = f"{mark}: another placement is at least as good in both memory and time"
         console.print(remark, style="dim", markup=False)
     for sentence in sentences(rows):
-        console.print(sentence, markup=False)
+        console.print(one_line(sentence), markup=False)
     console.print(f"{len(rows)} rows in {folder / 'results.csv'}", markup=False)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
-from rematbench.records.columns import COLUMNS, MARGIN, cell_text
+from rematbench.records.columns import COLUMNS, MARGIN, cell_text, csv_lines
 from rematbench.records.run import Run
 
 
 def baseline_csv(run: Run, before: Run | None) -> str:
     """Return a run as a baseline's CSV; a row that the baseline before it had keeps the margin it had there."""
     kept = before.rows if before else {}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(column.name for column in COLUMNS), MARGIN])
+    lines = [[*(column.name for column in COLUMNS), MARGIN]]
     for key, row in run.rows.items():
         margin = kept.get(key, row).cells.get(MARGIN)
-        writer.writerow([*(cell_text(row.cells[column.name]) for column in COLUMNS), margin or ""])
-    return text.getvalue()
+        lines.append([*(cell_text(row.cells[column.name]) for column in COLUMNS), cell_text(margin)])
+    return csv_lines(lines)
 
 
 def with_row(baseline: Run | None, run: Run) -> Run:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -68,7 +71,22 @@ class _Kind(NamedTuple):
     dtype: str
 
 
-_TEXT, _COUNT, _NUMBER = _Kind(str, "string"), _Kind(int, "Int64"), _Kind(float, "float64")
+def shielded(text: str) -> str:
+    """Write a text as a cell that no spreadsheet takes for a formula: a quote stands before one that begins like it.
+
+    One that begins with quotes and then like a formula gets one more, so that `unshielded` reads every text back.
+    """
+    return f"'{text}" if _LIKE_A_FORMULA.match(text) else text
+
+
+def unshielded(cell: str) -> str:
+    """Read a text back from its cell; one that older versions wrote without a quote is as it is."""
+    return cell[1:] if cell.startswith("'") and _LIKE_A_FORMULA.match(cell) else cell
+
+
+_LIKE_A_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+
+_TEXT, _COUNT, _NUMBER = _Kind(unshielded, "string"), _Kind(int, "Int64"), _Kind(float, "float64")
 _KINDS = {
     "": _TEXT,
     **dict.fromkeys(("bytes", "FLOP", "blocks", "rounds", "threads"), _COUNT),
@@ -162,12 +180,25 @@ def _column(
     return Column(name=name, unit=unit, meaning=meaning, value=read, required=required)
 
 
+def csv_lines(rows: Iterable[Iterable[str]]) -> str:
+    """Write rows of cells as CSV with `\\n` at the end of each, every cell as the reader gives it back."""
+    lines: list[str] = []
+    for row in rows:
+        line = io.StringIO()
+        # Told that lines end in both, the writer quotes a cell with either; a bare \r would be read as a row's end.
+        csv.writer(line, lineterminator="\r\n").writerow(row)
+        lines.append(line.getvalue().removesuffix("\r\n"))
+    return "".join(f"{line}\n" for line in lines)
+
+
 def cell_text(value: object) -> str:
-    """Write a value as a cell; nothing for None, never 0."""
+    """Write a value as a cell; nothing for None, never 0. A text is `shielded`."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
         return json.dumps(value, separators=(",", ":"))
+    if isinstance(value, str):
+        return shielded(value)
     return "" if value is None else str(value)
 
 

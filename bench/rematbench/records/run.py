@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rematbench.errors import RematbenchError, StorageError
 from rematbench.placement.placement import PLAIN
-from rematbench.records.columns import COLUMNS, MARGIN, Cells, cells_of
+from rematbench.records.columns import COLUMNS, MARGIN, Cells, cells_of, unshielded
 from rematbench.records.measurement import Measurement, Status
 from rematbench.records.statistics import Interval
 from rematbench.records.store import RECORDS, read_measurements
@@ -232,7 +232,7 @@ def _parsed(path: Path, number: int, header: list[str], line: list[str]) -> Cell
     if len(line) != len(header):
         raise StorageError(f"{path}, line {number}: {len(line)} cells where the header has {len(header)}")
     texts = dict(zip(header, line, strict=True))
-    cells: dict[str, Any] = {MARGIN: texts[MARGIN]} if texts.get(MARGIN) else {}
+    cells: dict[str, Any] = {MARGIN: unshielded(texts[MARGIN])} if texts.get(MARGIN) else {}
     for column in COLUMNS:
         try:
             cells[column.name] = column.parse(texts.get(column.name, ""))

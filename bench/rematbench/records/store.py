@@ -9,21 +9,21 @@ results/latest -> the run last begun
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import json
 import os
 import re
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from rematbench.errors import StorageError
-from rematbench.records.columns import COLUMNS, cell_text, cells_of
+from rematbench.records.columns import COLUMNS, cell_text, cells_of, csv_lines
 from rematbench.records.measurement import Environment, Measurement
 
 RECORDS = "measurements.jsonl"
@@ -162,19 +162,34 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name and rename it, so that nobody ever sees half of it.
+
+    The temporary name cannot be guessed and is made by this call alone: what another user puts in a shared folder is
+    never written through. A file that was there keeps its mode; where the path was a link, the link is replaced.
 
     Raises:
         StorageError: it cannot be written; what was there before still is.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    if not path.name:
+        raise StorageError(f"{path} is a folder: give the name of a file")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with _explained(path):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
-            temporary.write_text(text, encoding="utf-8", newline="")
+            with os.fdopen(descriptor, "wb") as file:
+                _keep_mode(path, descriptor)
+                file.write(content.encode() if isinstance(content, str) else content)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _keep_mode(path: Path, descriptor: int) -> None:
+    with suppress(OSError):  # there was none, or the file system has no modes
+        before = path.lstat().st_mode
+        if stat.S_ISREG(before):
+            os.fchmod(descriptor, stat.S_IMODE(before))
 
 
 def made_folder(folder: Path) -> Path:
@@ -301,8 +316,5 @@ def read_measurements(folder: Path) -> list[Measurement]:
 
 def csv_text(measurements: list[Measurement]) -> str:
     """Derive `results.csv`; an absent number is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(column.name for column in COLUMNS)
-    writer.writerows(map(cell_text, cells.values()) for cells in cells_of(measurements))
-    return text.getvalue()
+    header = [column.name for column in COLUMNS]
+    return csv_lines([header, *(map(cell_text, cells.values()) for cells in cells_of(measurements))])

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 from rematbench.records.gate import Finding, Mark, row_name
 from rematbench.records.run import Key, Run
 
-_NOT_IN_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f]")
-"""Characters that XML 1.0 has no way to write, such as the colours in a model's own message."""
+_NOT_IN_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+"""Characters that XML 1.0 has no way to write, such as the colours in a model's own message; � stands for each."""
 
 _FAILING = (Mark.TRAINING, Mark.REGRESSION)
 
@@ -49,4 +49,4 @@ def junit(run: Run, findings: Iterable[Finding]) -> str:
     for kind in ("failure", "error"):
         suite.set(f"{kind}s", str(len(suite.findall(f"testcase/{kind}"))))
     text = ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
-    return _NOT_IN_XML.sub("", text) + "\n"
+    return _NOT_IN_XML.sub("\ufffd", text) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rematbench.errors import StorageError
 from rematbench.records.run import CannotJudgeError, Row
 from rematbench.records.statistics import Interval
+from rematbench.records.store import write_whole
 from rematbench.reporting.gathering import Model, Series
 from rematbench.units import BYTES, SECONDS, unit_of
 
@@ -35,14 +34,7 @@ def write_picture(model: Model, out: Path) -> None:
     figure.savefig(
         content, format=out.suffix.lstrip("."), dpi=150, metadata={"Date": None} if out.suffix == ".svg" else {}
     )
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.getvalue())
-        temporary.replace(out)
-    except OSError as error:
-        raise StorageError(f"{out}: {error.strerror or error}; is the folder there and writable?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(out, content.getvalue())
 
 
 def trade(model: Model) -> Figure:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
+
+from rematbench.records.columns import csv_lines, shielded
+from rematbench.reporting.texts import one_line, visible
 
 _LATEX = {
     "[": "{[}",  # at the start of a row it would be the optional argument of the `\\` before it
@@ -36,8 +37,9 @@ class Sheet:
 
     def to_text(self) -> str:
         """Write it for a terminal."""
-        table = tabulate(self.rows, headers=self.header, colalign=self._alignment(), disable_numparse=True)
-        return "\n".join([self.title, table, *(f"  {note}" for note in self.notes)])
+        header, *rows = [[one_line(cell) for cell in row] for row in (self.header, *self.rows)]
+        table = tabulate(rows, headers=header, colalign=self._alignment(), disable_numparse=True)
+        return "\n".join([one_line(self.title), table, *(f"  {one_line(note)}" for note in self.notes)])
 
     def to_markdown(self) -> str:
         """Write it as GitHub's Markdown; what a model's name could mean in it is escaped."""
@@ -83,10 +85,18 @@ def _is_number(cell: str) -> bool:
 
 
 def escaped(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line."""
+    """Return text that Markdown shows as it is, on one line: no mention of a user or an issue in it, and no link.
+
+    GitHub finds those in the text that Markdown comes to, after every escape; a space of no width keeps it from that.
+    """
+    text = visible(" ".join(text.split()))
     for character in "\\`*_[]|<>&~":
         text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return _LIVE.sub(lambda found: f"{found[0]}&#8203;", text)
+
+
+_LIVE = re.compile(r"@|#(?=\d)|\bGH(?=-\d)|:(?=//)|\bwww(?=\.)|\b(?:mailto|xmpp)(?=:)", re.IGNORECASE)
+"""What GitHub makes a mention, a reference or a link of, up to where the space breaks it."""
 
 
 def to_latex(sheets: Iterable[Sheet]) -> str:
@@ -95,13 +105,16 @@ def to_latex(sheets: Iterable[Sheet]) -> str:
 
 
 def to_csv(sheets: Iterable[Sheet]) -> str:
-    """Write sheets below each other, each line led by its sheet's title."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for sheet in sheets:
-        writer.writerow(("table", *sheet.header))
-        writer.writerows((sheet.title, *row) for row in sheet.rows)
-    return text.getvalue()
+    """Write sheets below each other, each line led by its sheet's title; a text is no formula, a number stays one."""
+    rows = [row for sheet in sheets for row in (("table", *sheet.header), *((sheet.title, *row) for row in sheet.rows))]
+    return csv_lines(map(_spread, row) for row in rows)
+
+
+def _spread(cell: str) -> str:
+    return cell if _NUMBER.fullmatch(cell) else shielded(cell)
+
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?: ?[%×])?")
 
 
 def to_json(sheets: Iterable[Sheet]) -> str:

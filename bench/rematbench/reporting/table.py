@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from rematbench.records.frontier import dominated
 from rematbench.records.run import Row
-from rematbench.reporting.texts import TEXTS, heading_of
+from rematbench.reporting.texts import TEXTS, heading_of, one_line
 
 _SHOWN = ("placement", "peak_mib", "saved", "step", "ratio", "interval", "recompute", "gradients", "buffers")
 HEADER = tuple(map(heading_of, _SHOWN))
@@ -42,18 +42,18 @@ def model_tables(rows: Iterable[Row]) -> Iterator[ModelTable]:
         members = list(group)
         behind = dominated(members)
         yield ModelTable(
-            title=f"{model} on {device}",
+            title=one_line(f"{model} on {device}"),
             lines=tuple(_line(row, row.name in behind) for row in members),
-            notes=tuple(f"{row.name}: {row.cells['message']}" for row in members if row.cells["message"]),
+            notes=tuple(one_line(f"{row.name}: {row.cells['message']}") for row in members if row.cells["message"]),
         )
 
 
 def _line(row: Row, behind: bool) -> Line:
-    cells = tuple(TEXTS[name](row) for name in _SHOWN)
+    cells = tuple(one_line(TEXTS[name](row)) for name in _SHOWN)
     if row.is_ok:
         return Line(cells=cells, dominated=behind)
     # of a row that failed the memory that was measured stands, and its status where the numbers it lacks would begin
-    return Line(cells=(*cells[:3], str(row.cells["status"]), *("" for _ in cells[4:])), failed=True)
+    return Line(cells=(*cells[:3], one_line(str(row.cells["status"])), *("" for _ in cells[4:])), failed=True)
 
 
 def rich_table(table: ModelTable) -> Table:

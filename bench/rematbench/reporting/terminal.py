@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rematbench.records.run import Cost
 from rematbench.reporting.gathering import Series
+from rematbench.reporting.texts import one_line
 from rematbench.units import format_bytes, format_flops, format_seconds
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -26,7 +27,7 @@ def plot(series: Series, width: int = 64, height: int = 14) -> str:
     points = [(found, float(row.cells["peak_bytes"])) for row, found in placed]
     kept = series.frontier(cost)
     key = [
-        f"{letter} {row.name if row.name in kept else f'({row.name})'}"
+        one_line(f"{letter} {row.name if row.name in kept else f'({row.name})'}")
         for letter, (row, _) in zip(_LETTERS, placed, strict=False)
     ]
     lines = ["  ".join(key[start : start + 4]) for start in range(0, len(key), 4)]
