@@ -103,13 +103,18 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def static_bytes(workload: Workload) -> int:
-    """Return the bytes of parameters, buffers, batch and optimizer state, each storage once."""
+    """Return the bytes of parameters, buffers, batch and optimizer state, each storage once.
+
+    Tensors that modules keep as attributes, or in lists and dictionaries there, are among them.
+    """
     tensors = [
         *workload.module.parameters(),
         *workload.module.buffers(),
         *batch_tensors(workload.batch).values(),
         *(optimizer_tensors(workload.optimizer) if workload.optimizer else ()),
+        *(leaf for module in workload.module.modules() for leaf in pytree.tree_leaves(dict(vars(module)))),
     ]
+    tensors = [leaf for leaf in tensors if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided]
     storages = {storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
