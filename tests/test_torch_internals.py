@@ -4,6 +4,7 @@ import ast
 import inspect
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,13 +28,16 @@ from rematbench.torch_internals import (
     ProfiledScope,
     StorageReference,
     allocator_history,
+    buffers_of,
     call_of,
     children_of,
     compiled_call_of,
+    count_cpu_allocations,
     disable_dynamo,
     flop_formulas,
     has_hooks,
     inductor_backend,
+    parameters_of,
     profiled,
     pytree,
     runs_compiled,
@@ -236,6 +240,17 @@ def test_torch_s_flop_formulas_are_those_of_its_counter() -> None:
 # --- modules
 
 
+def test_parameters_and_buffers_are_put_back_under_their_names() -> None:
+    norm = nn.BatchNorm1d(2)
+    weight, mean = norm.weight, norm.running_mean
+    assert list(parameters_of(norm)) == ["weight", "bias"]
+    assert list(buffers_of(norm)) == ["running_mean", "running_var", "num_batches_tracked"]
+    norm.weight, norm.running_mean = nn.Parameter(torch.zeros(2)), torch.zeros(2)
+    parameters_of(norm)["weight"], buffers_of(norm)["running_mean"] = weight, mean
+    assert norm.weight is weight
+    assert norm.running_mean is mean
+
+
 def test_children_registered_twice_stand_twice() -> None:
     layer = nn.Linear(1, 1)
     model = nn.Sequential(layer, nn.ReLU(), layer)
@@ -356,6 +371,27 @@ def test_the_profiler_sees_a_block_of_64_mib_inside_its_scope_and_nothing_else()
     assert isinstance(scope, ProfiledScope)
     assert scope.name == "mine"
     assert scope.start_ns <= allocated.time_ns <= scope.stop_ns <= freed.time_ns
+
+
+def test_the_allocator_counts_what_is_older_than_a_profile_and_in_other_threads() -> None:
+    assert count_cpu_allocations()
+    older = [torch.empty(MIB, dtype=torch.uint8)]
+    with profiled() as found:
+        first = torch.empty(10, dtype=torch.uint8)
+        older.clear()
+        thread = threading.Thread(target=lambda: older.append(torch.empty(5000, dtype=torch.uint8)))
+        thread.start()
+        thread.join()
+        del first
+    made = in_order(found)
+    assert [event.change_bytes for event in made] == [10, -MIB, -10]
+    start = made[0].total_bytes - 10
+    assert [event.total_bytes - start for event in made] == [10, 10 - MIB, 5000 - MIB]
+    assert count_cpu_allocations(on=False)
+    with profiled() as found:
+        older.clear()
+    assert len(found.allocations) == 1  # it was counted while that was on
+    count_cpu_allocations()
 
 
 def test_the_profiler_is_off_again_after_an_error() -> None:

@@ -219,3 +219,14 @@ def test_a_timed_step_is_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) ->
     ticks = iter([5.0, 5.25])
     monkeypatch.setattr(session, "_clock", lambda: next(ticks))
     assert session.timed_step(PLAIN) == 0.25
+
+
+@pytest.mark.parametrize("optimizer", [None, torch.optim.SGD], ids=["no optimizer", "sgd"])
+def test_sparse_gradients_are_compared_as_the_dense_ones_they_stand_for(optimizer: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 2))
+    made = optimizer(model.parameters(), lr=0.1, momentum=0.9) if optimizer else None
+    session = Session(Workload(module=model, batch=(torch.tensor([[1, 1, 3]]),), optimizer=made), CPU)
+    session.keep_plain()
+    assert equality(session, "none").gradients == "bitwise"
+    assert equality(session, "all").gradients == "bitwise"

@@ -25,6 +25,17 @@ def test_replay_by_hand() -> None:
     assert reading.phase_peak_bytes == {"forward": 1000, "backward": 900}
 
 
+def test_frees_of_older_memory_make_room_and_are_their_module_s() -> None:
+    events = [
+        Event(time=10, address=1, change=700),
+        Event(time=20, address=9, change=-500),  # from before the step
+        Event(time=30, address=2, change=400),
+    ]
+    reading = replay(events, [FORWARD, block("a", 5, 50)])
+    assert (reading.held_bytes, reading.peak_bytes) == (600, 700)
+    assert reading.held_by_block == {"a": 600}
+
+
 def test_a_phase_that_allocates_nothing_still_holds_what_the_one_before_left() -> None:
     reading = replay([Event(time=10, address=1, change=8)], [FORWARD, BACKWARD])
     assert reading.phase_peak_bytes == {"forward": 8, "backward": 8}

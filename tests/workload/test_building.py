@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.parameter import is_lazy
 
 from rematbench.errors import DeviceError, ModelError
+from rematbench.measuring.session import Session
+from rematbench.placement.placement import Placement
 from rematbench.suite.model_ref import ModelRef
 from rematbench.workload.building import build, floating_dtype
 from rematbench.workload.devices import find_device
@@ -50,6 +53,21 @@ def several():
 
 def nothing():
     return nn.ReLU(), (torch.arange(3),)
+
+def lazy():
+    norm = nn.BatchNorm1d(5)
+    return nn.Sequential(nn.LazyLinear(5), norm, nn.LazyBatchNorm1d(), nn.LazyLinear(2)), (torch.randn(3, 4),)
+
+class Left(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.LazyLinear(5), nn.LazyLinear(5)
+
+    def forward(self, x):
+        return self.used(x)
+
+def left():
+    return Left(), (torch.randn(3, 4),)
 
 model = 3
 """
@@ -119,10 +137,27 @@ def test_a_dtype_that_is_asked_for_leaves_complex_tensors_alone(folder: Path, dt
     assert workload.batch[0].dtype == torch.complex64  # type: ignore[index]
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float64])
+def test_lazy_modules_have_their_shapes_and_the_optimizer_their_parameters(
+    folder: Path, dtype: torch.dtype | None
+) -> None:
+    ref = ModelRef.parse("net.py:lazy", folder)
+    workload = build(ref, torch.device("cpu"), dtype=dtype, seed=0, optimizer="adamw")
+    assert not any(map(is_lazy, workload.module.parameters()))
+    assert {parameter.dtype for parameter in workload.module.parameters()} == {dtype or torch.float32}
+    assert torch.equal(workload.module.get_buffer("1.running_mean"), torch.zeros(5, dtype=dtype))
+    session = Session(workload, torch.device("cpu"))
+    session.keep_plain()
+    found = session.measure(Placement(name="none"))
+    assert found.equality is not None
+    assert found.equality.gradients == "bitwise"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("pair?depth=3", r"net.py:pair\(width=4, grad=False\): got an unexpected keyword argument 'depth'"),
+        ("left", r"parameter unused.weight has no shape after a forward on the batch: run its lazy module"),
         ("alone", r"net.py:alone returned \(Linear\): expected \(module, batch\)"),
         ("four", r"net.py:four returned \(Linear, tuple, NoneType, NoneType\): expected"),
         ("model", r"net.py:model is a int: expected a factory"),

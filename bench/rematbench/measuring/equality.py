@@ -53,7 +53,9 @@ def outcome_of(workload: Workload, loss: torch.Tensor, device: torch.device) -> 
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
+    """Copy a tensor; a sparse gradient as the dense one that it stands for, summed up where it names a place twice."""
+    kept = tensor.detach().to("cpu", copy=True)
+    return kept if kept.layout == torch.strided else kept.to_dense()
 
 
 def unsteadiness(plain: Outcome, again: Outcome) -> str:

@@ -14,7 +14,7 @@ from rematbench.measuring.cuda_meter import CudaMeter
 from rematbench.traces.replay import Reading
 from rematbench.workload.step import Phases
 
-_ASKED = 64 * 2**20
+_ASKED, _OLDER = 64 * 2**20, 2**20
 
 
 class MeterError(RematbenchError):
@@ -39,21 +39,24 @@ def meter_for(device: torch.device) -> Meter:
 
 
 def self_test(meter: Meter, device: torch.device) -> str:
-    """Allocate a known block and return the line that says the meter saw it.
+    """Allocate a known block, free an older one, and return the line that says the meter saw both.
 
     Raises:
         MeterError: it saw anything else.
     """
 
+    older = [torch.empty(_OLDER, dtype=torch.uint8, device=device)]
+
     def step(phases: Phases) -> None:
         with phases("forward"):
             block = torch.empty(_ASKED, dtype=torch.uint8, device=device)
+            older.clear()
         with phases("backward"):
             del block
 
     reading = meter.read(step)
     seen = (reading.held_bytes, reading.peak_bytes)
-    if seen != (_ASKED, _ASKED):
+    if seen != (_ASKED - _OLDER, _ASKED):
         raise MeterError(
             f"the memory meter ({meter.name}) saw {seen[1]:,} bytes where {_ASKED:,} were allocated: this torch "
             f"({torch.__version__}) reports memory in a way rematbench does not know"

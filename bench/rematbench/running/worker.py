@@ -29,6 +29,7 @@ from rematbench.inspecting.caches import cache_warnings
 from rematbench.inspecting.inspect import inspect
 from rematbench.inspecting.structure import structure_of
 from rematbench.loading import user_imports
+from rematbench.measuring.cpu_meter import UncountedError
 from rematbench.measuring.meter import meter_for, self_test
 from rematbench.measuring.resident import resident_growth
 from rematbench.measuring.session import Session, UntimedMeasurement
@@ -198,7 +199,7 @@ class _Work:
         try:
             yield
         except RematbenchError as error:
-            if not isinstance(error, PlacementError):
+            if not isinstance(error, PlacementError | UncountedError):
                 raise
             self._fail(placement, stage, error)
         except Exception as error:

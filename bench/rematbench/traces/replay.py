@@ -42,8 +42,8 @@ class Reading:
 def replay(events: Iterable[Event], spans: Iterable[Span]) -> Reading:
     """Add up a step's events.
 
-    Memory that was there before the first event may be freed in between: it is not counted, as the peak is of what
-    the step itself allocates.
+    What is live is what was allocated since the start, less what was freed of older memory; so count the counters of
+    CUDA. The share of a module that frees older memory is so much smaller.
     """
     trace = AllocationTrace(events, spans)
     held = [lifetime for lifetime in trace.lifetimes if lifetime.spans(trace.after("forward"))]

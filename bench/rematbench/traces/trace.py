@@ -34,6 +34,8 @@ class Span:
 class Lifetime:
     """A piece of memory from its allocation to its free, on the count of events, as two may share a time.
 
+    The free of memory from before the step is one of negative size, from that free on.
+
     Attributes:
         module: path of the innermost module at work when it was allocated; None outside all.
         phase: in which it was allocated; None between phases.
@@ -89,6 +91,9 @@ def _lifetimes(events: Sequence[Event], spans: Sequence[Span]) -> list[Lifetime]
         if event.address in live:
             index = live.pop(event.address)
             found[index] = replace(found[index], freed_at=count)
+        elif event.change < 0:
+            phase, module = running.at(event.time)
+            found.append(Lifetime(module=module, phase=phase, size_bytes=event.change, allocated_at=count))
         if event.change > 0:
             phase, module = running.at(event.time)
             live[event.address] = len(found)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from rematbench.errors import ModelError
 from rematbench.loading import load_attribute
@@ -45,6 +46,8 @@ def build(
     _check_arguments(ref, factory)
     torch.manual_seed(seed)
     module, batch, loss_fn = _unpacked(ref, factory(**ref.arguments))
+    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        _materialise(module, batch)
     if dtype is not None:
         _CONVERSIONS[dtype](module)
     module = module.to(device=device)
@@ -79,6 +82,21 @@ def _unpacked(ref: ModelRef, made: Any) -> tuple[nn.Module, Batch, Callable[[Any
     return module, tuple(batch) if isinstance(batch, list) else batch, loss_fn
 
 
+def _materialise(module: nn.Module, batch: Batch) -> None:
+    """Run a model with lazy modules forward once, which gives them their shapes; other buffers stay as they are."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers() if not is_lazy(buffer)]
+    with torch.no_grad():
+        module(**batch) if isinstance(batch, Mapping) else module(*batch)
+        for buffer, kept in buffers:
+            buffer.copy_(kept)
+    left = [name for name, tensor in module.named_parameters() if is_lazy(tensor)]
+    if left:
+        raise ModelError(
+            f"parameter {left[0]} has no shape after a forward on the batch: run its lazy module in forward, "
+            f"or build the module with its sizes"
+        )
+
+
 def _placed(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None) -> torch.Tensor:
     kept = tensor.detach().to(device=device, dtype=dtype if tensor.is_floating_point() else None)
     return kept.requires_grad_(tensor.requires_grad)
@@ -103,13 +121,18 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def static_bytes(workload: Workload) -> int:
-    """Return the bytes of parameters, buffers, batch and optimizer state, each storage once."""
+    """Return the bytes of parameters, buffers, batch and optimizer state, each storage once.
+
+    Tensors that modules keep as attributes, or in lists and dictionaries there, are among them.
+    """
     tensors = [
         *workload.module.parameters(),
         *workload.module.buffers(),
         *batch_tensors(workload.batch).values(),
         *(optimizer_tensors(workload.optimizer) if workload.optimizer else ()),
+        *(leaf for module in workload.module.modules() for leaf in pytree.tree_leaves(dict(vars(module)))),
     ]
+    tensors = [leaf for leaf in tensors if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided]
     storages = {storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
