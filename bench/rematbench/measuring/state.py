@@ -116,13 +116,13 @@ class _Watched:
             self._mark = self._marked()
 
     def _has_changed(self) -> bool:
-        if self._tensor.device.type == "cpu":
+        if self._tensor.is_cpu:
             return not torch.equal(self._tensor, self._kept)
         return self._marked() != self._mark
 
     def _marked(self) -> tuple[int, int]:
         """Return the count of writes, and a sum over the bits, as a write through `.data` is not counted."""
-        if self._tensor.device.type == "cpu":
+        if self._tensor.is_cpu:
             return 0, 0
         bits = self._tensor.detach().contiguous()
         bits = torch.view_as_real(bits) if bits.is_complex() else bits
