@@ -107,6 +107,8 @@ def test_an_infeasible_budget_says_what_can_be_reached(rematbench: Rematbench) -
         (("--budget", "1GiB", "--frontier"), "--budget or --frontier"),
         (("--budget", "much"), "a budget is 6GiB, 60% or 2GiB/step"),
         (("--budget", "1GiB", "--of", "all"), "--of is total or step"),
+        (("--frontier", "--out", "plan.json"), "leave out --out and --minimise"),
+        (("--frontier", "--minimise", "time"), "leave out --out and --minimise"),
     ],
 )
 def test_mistakes_get_one_sentence(rematbench: Rematbench, arguments: tuple[str, ...], sentence: str) -> None:

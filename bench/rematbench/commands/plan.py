@@ -24,7 +24,7 @@ def plan(
     of: Annotated[
         str, typer.Option(help="What the budget is of: total, with what is there before, or step.")
     ] = "total",
-    minimise: Annotated[str, typer.Option(help="time or flops.")] = "time",
+    minimise: Annotated[str | None, typer.Option(help="time, unless told, or flops; the curve is of flops.")] = None,
     frontier: Annotated[bool, typer.Option("--frontier", help="Plan and measure the whole curve instead.")] = False,
     points: Annotated[int, typer.Option(min=2, help="Points of the curve.")] = _POINTS,
     out: Annotated[Path | None, typer.Option(help="Write the placement here, for `apply` and suites.")] = None,
@@ -39,7 +39,9 @@ def plan(
 
     Exits with 0 when there is one, 1 when none fits, 2 for a usage error.
     """
-    goal = _goal(budget, of, minimise, frontier, points)
+    if frontier and (out or minimise):
+        raise RematbenchError("--frontier measures a curve of the fewest FLOPs: leave out --out and --minimise")
+    goal = _goal(budget, of, minimise or "time", frontier, points)
     suite = select(custom_suite([model]), (), [goal], [*as_settings({"devices": [device]}), *(settings or ())])
     suite = suite.model_copy(update={"name": "plan"})
     suite.check_models(Path.cwd())
@@ -49,7 +51,7 @@ def plan(
     for row in _monotone(planned) if frontier else planned:
         say("\n  ".join(explanation(row) or [row.cells["message"].removeprefix("measuring: ")]))
     failed = [row for row in planned if not row.is_ok]
-    if out and not frontier and not failed and (found := planned[0].measurement) and found.regions:
+    if out and not failed and (found := planned[0].measurement) and found.regions:
         found.regions.save(out)
         say(f"placement written to {out}")
     if len(failed) == len(planned):
