@@ -73,11 +73,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Say which rows of the baseline were written, and which are better than it."""
     if notes := config.stash.get(NOTES, []):
         terminalreporter.section("remat")
+        from rematbench.reporting.texts import visible
+
         for note in notes:
-            terminalreporter.line(note)
+            terminalreporter.line(visible(note))
 
 
 def fail(text: str) -> NoReturn:
     """Fail the test with a text alone: its traceback would say no more."""
     __tracebackhide__ = True
-    pytest.fail(text, pytrace=False)
+    from rematbench.reporting.texts import visible
+
+    pytest.fail(visible(text), pytrace=False)
