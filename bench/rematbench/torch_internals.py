@@ -218,14 +218,17 @@ def children_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
 def parameters_of(module: nn.Module) -> dict[str, Any]:
     """Return the dictionary that a module itself keeps its parameters in; None stands for one that it does without.
 
-    To put one back under its name: `setattr` is the model's to override (torch/nn/modules/module.py).
+    To put one back under its name: `setattr` is the model's to override (torch/nn/modules/module.py). A scripted module
+    has none: its parameters are C++'s.
     """
-    return module._parameters
+    found: Any = module._parameters
+    return found if isinstance(found, dict) else {}
 
 
 def buffers_of(module: nn.Module) -> dict[str, Any]:
     """Return the dictionary that a module itself keeps its buffers in, as `parameters_of`."""
-    return module._buffers
+    found: Any = module._buffers
+    return found if isinstance(found, dict) else {}
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -162,3 +162,13 @@ def test_tensors_of_the_model_s_own_are_left_where_they_are() -> None:
     session.fresh()
     assert model.alias.data_ptr() == model.layer.weight.data_ptr()
     assert model.lstm._flat_weights[0] is model.lstm.weight_ih_l0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_scripted_module_starts_from_the_same_state_too() -> None:
+    scripted: Any = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)))
+    session = Session(Workload(module=nn.Sequential(scripted), batch=(torch.randn(4, 8),)), CPU)
+    before = {name: buffer.clone() for name, buffer in session.workload.module.named_buffers()}
+    session.keep_plain()
+    session.fresh()
+    assert all(torch.equal(before[name], buffer) for name, buffer in session.workload.module.named_buffers())

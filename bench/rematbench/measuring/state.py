@@ -50,6 +50,10 @@ class State:
             for name, buffer in buffers_of(module).items():
                 if buffer is not None:
                     self._buffers.setdefault(id(buffer), _Buffer(buffer)).places.append((buffers_of(module), name))
+        # Those of a scripted module can only be written to.
+        named = {id(buffer) for module in modules for buffer in buffers_of(module).values()}
+        scripted = [buffer for buffer in workload.module.buffers() if id(buffer) not in named]
+        self._tensors += [(buffer, buffer.detach().clone()) for buffer in scripted]
         self._places = {(id(home), name) for kept in self._buffers.values() for home, name in kept.places}
         self._attributes: dict[tuple[int, str], tuple[nn.Module, Any]] = {}
         self._seen = self._marks()
