@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from itertools import product
 from typing import Any
 from xml.etree import ElementTree
 
@@ -114,9 +115,12 @@ def test_a_verdict_that_is_none_cannot_be_judged(column: str, found: str | None)
         assert exit_code(findings) == 3
 
 
-@pytest.mark.parametrize("figure", [-1, float("inf"), float("-inf"), float("nan"), 10**400])
+FIGURES = ("static_bytes", "peak_bytes", "held_bytes", "forward_flops", "recompute_flops", "step_ratio_low")
+NO_FIGURES = (-1, float("inf"), float("-inf"), float("nan"), 10**400)
+
+
 @pytest.mark.parametrize(
-    "column", ["static_bytes", "peak_bytes", "held_bytes", "forward_flops", "recompute_flops", "step_ratio_low"]
+    ("column", "figure"), [pair for pair in product(FIGURES, NO_FIGURES) if pair != ("held_bytes", -1)]
 )
 def test_a_figure_that_is_none_cannot_be_judged(column: str, figure: float) -> None:
     timed = Margins(memory=0.5, flops=0.5, time=0.5)
@@ -125,6 +129,12 @@ def test_a_figure_that_is_none_cannot_be_judged(column: str, figure: float) -> N
         assert [finding.mark for finding in findings] == [Mark.UNJUDGED]
         assert f"has {column} {figure if figure != 10**400 else 'of 2**1328 and more'}" in findings[0].text
         assert exit_code(findings) == 3
+
+
+def test_held_bytes_may_be_below_zero() -> None:
+    """Forward may free more of what was there before the step than it keeps."""
+    below = of_cells(SOUND, held_bytes=-1)
+    assert judge(below, below, Margins()) == []
 
 
 @pytest.mark.parametrize("column", ["static_bytes", "peak_bytes"])
