@@ -258,3 +258,25 @@ def test_a_step_that_raises_leaves_the_meter_usable() -> None:
     with pytest.raises(KeyError, match="own error"):
         meter.read(fail)
     assert self_test(meter, torch.device("cpu")) == "meter: 64 MiB asked, 64 MiB seen"
+
+
+def test_garbage_from_before_is_not_collected_inside_a_reading() -> None:
+    """A collection comes when enough objects were made: the bytes of a step would depend on what came before it."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.own, self.tensor = self, torch.empty(2**20, dtype=torch.uint8)
+
+    meter, kept = CpuMeter(), []
+    gc.collect()
+    Cycle()
+
+    def step(phases: Phases) -> None:
+        with phases("forward"):
+            kept.append(torch.empty(1024, dtype=torch.uint8))
+            assert [[number] for number in range(200_000)]
+        with phases("backward"):
+            pass
+
+    assert meter.read(step).held_bytes == 1024
+    assert gc.isenabled()

@@ -17,6 +17,7 @@ import torch
 from torch.autograd.profiler import record_function
 
 from rematbench.errors import RematbenchError
+from rematbench.measuring.collector import collector_still
 from rematbench.torch_internals import (
     ProfiledAllocation,
     ProfiledScope,
@@ -56,7 +57,7 @@ class CpuMeter:
                 mark.__exit__(None, None, None)
 
     def read(self, step: Callable[[Phases], object]) -> Reading:
-        with profiled() as found, _torch_in_threads() as strangers:
+        with collector_still(), profiled() as found, _torch_in_threads() as strangers:
             torch.empty(1)
             step(lambda phase: record_function(_PHASE + phase))
             torch.empty(1)

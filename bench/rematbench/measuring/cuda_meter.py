@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from rematbench.measuring.collector import collector_still
 from rematbench.torch_internals import allocator_history, start_allocator_history, stop_allocator_history
 from rematbench.traces.replay import Reading, replay
 from rematbench.traces.timeline import Phase
@@ -63,7 +64,7 @@ class CudaMeter:
             held[phase] = torch.cuda.memory_allocated(self._device) - start
             reserved.append(torch.cuda.max_memory_reserved(self._device))
 
-        with _history(self._device) as events:
+        with collector_still(), _history(self._device) as events:
             step(phases)
         counted = Reading(held_bytes=held["forward"], phase_peak_bytes=peaks, reserved_bytes=max(reserved))
         replayed = replay(events, self._spans)

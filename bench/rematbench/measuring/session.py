@@ -142,8 +142,8 @@ class Session:
         with inside, applied(model, placement), marked(model, mark):
             for _ in range(PASSES):
                 self.fresh()
-                with _collected():
-                    readings.append(self._meter.read(lambda phases: training_step(self.workload, phases)))
+                gc.collect()  # so that what a reference cycle keeps is there, or gone, in every pass alike
+                readings.append(self._meter.read(lambda phases: training_step(self.workload, phases)))
         return readings
 
     def _memory_of(self, readings: list[Reading], *, inside: bool) -> Memory:
@@ -191,16 +191,3 @@ class Session:
 
 def _worst(readings: list[Reading]) -> Reading:
     return max(readings, key=lambda reading: reading.peak_bytes)
-
-
-@contextmanager
-def _collected() -> Iterator[None]:
-    """Hold the garbage collector still, so that what a reference cycle keeps is freed at the same point every time."""
-    gc.collect()
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
