@@ -47,8 +47,8 @@ def model() -> nn.Module:
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(SOURCE)
-    (tmp_path / "rematbench_test_own").mkdir()
-    (tmp_path / "rematbench_test_own" / "cuts.py").write_text(SOURCE)
+    (tmp_path / "rematbench_test_cuts").mkdir()
+    (tmp_path / "rematbench_test_cuts" / "cuts.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -63,7 +63,7 @@ def paths(placement: Placement) -> list[str]:
         ("mine.py:every_other", ["[0]", "[2]", "[4]"]),
         ("mine.py:every_other?n=3", ["[0]", "[3]"]),
         ("./mine.py:every_other?n=4", ["[0]", "[4]"]),
-        ("rematbench_test_own.cuts:every_other?n=3", ["[0]", "[3]"]),
+        ("rematbench_test_cuts.cuts:every_other?n=3", ["[0]", "[3]"]),
         ("mine.py:every_other?n=1@1", ["1[0]", "1[1]"]),
         ("mine.py:whole", ["[0:2]"]),
     ],
