@@ -20,6 +20,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -79,11 +80,7 @@ def main() -> None:
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as channel:
         order = ORDER.validate_json(sys.stdin.buffer.readline())
         threading.Thread(target=_end_with_the_runner, args=[_withdrawn_input()], daemon=True).start()
-
-        def say(message: Record) -> None:
-            channel.write(message.model_dump_json() + "\n")
-            channel.flush()
-
+        say = _sayer(channel)
         try:
             carry_out(order, say)
             say(Done())
@@ -112,6 +109,14 @@ def _end_with_the_runner(pipe: int) -> None:
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
+
+
+def _sayer(channel: TextIO) -> Say:
+    def say(message: Record) -> None:
+        channel.write(message.model_dump_json() + "\n")
+        channel.flush()
+
+    return say
 
 
 def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: Say) -> None:
