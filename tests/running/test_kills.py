@@ -245,7 +245,7 @@ from pathlib import Path
 from rematbench.running import worker
 
 plan = Path(sys.argv[0] + ".plan")
-sayer = worker._sayer
+sayer = worker._speaking_on
 
 def is_next(kill):
     first, _, rest = plan.read_text().partition("\n")
@@ -270,7 +270,7 @@ def killing(channel):
             threading.Timer(float(seconds), die).start()
     return until_the_end
 
-worker._sayer = killing
+worker._speaking_on = killing
 sys.argv = ["worker", sys.argv[-1]]
 worker.main()
 """

@@ -80,7 +80,7 @@ def main() -> None:
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as channel:
         order = ORDER.validate_json(sys.stdin.buffer.readline())
         threading.Thread(target=_end_with_the_runner, args=[_withdrawn_input()], daemon=True).start()
-        say = _sayer(channel)
+        say = _speaking_on(channel)
         try:
             carry_out(order, say)
             say(Done())
@@ -111,7 +111,7 @@ def _end_with_the_runner(pipe: int) -> None:
     os._exit(1)
 
 
-def _sayer(channel: TextIO) -> Say:
+def _speaking_on(channel: TextIO) -> Say:
     def say(message: Record) -> None:
         channel.write(message.model_dump_json() + "\n")
         channel.flush()
