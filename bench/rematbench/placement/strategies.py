@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -155,37 +156,31 @@ def _compile(_outline: Outline, budget: float) -> Answer:
     return Placement(name="compile", compile_budget=budget)
 
 
-_BY_ITSELF = "a plan chooses its regions and their options by itself"
+_planned = partial(strategy, measures=True, stands_alone="a plan chooses its regions and their options by itself")
 
 
-@strategy(
+@_planned(
     "plan:BUDGET",
     "the fastest that fits as measured: 6GiB, 60% of the plain step, 2GiB/step, =NAME for another's peak",
     read=lambda text: {"goal": read_budget(text, "time")},
-    measures=True,
-    stands_alone=_BY_ITSELF,
 )
 def _plan(planning: Planning, goal: Goal) -> Answer:
     return planning.plan(goal)
 
 
-@strategy(
+@_planned(
     "plan-flops:BUDGET",
     "the same with the fewest recomputed FLOPs, which no noise touches",
     read=lambda text: {"goal": read_budget(text, "flops")},
-    measures=True,
-    stands_alone=_BY_ITSELF,
 )
 def _plan_flops(planning: Planning, goal: Goal) -> Answer:
     return planning.plan(goal)
 
 
-@strategy(
+@_planned(
     "ckptplan:BUDGET",
     "what the package ckptplan chooses, given our measures: 60% or 2GiB of what all blocks keep",
     read=lambda text: {"goal": read_budget(text, "time", may_name=False)},
-    measures=True,
-    stands_alone=_BY_ITSELF,
 )
 def _ckptplan(planning: Planning, goal: Goal) -> Answer:
     return planning.plan_by_ckptplan(goal)
@@ -198,13 +193,11 @@ def _points(text: str) -> Sequence[str]:
     return [f"frontier:{k}/{match[1]}" for k in range(1, int(match[1]) + 1)]
 
 
-@strategy(
+@_planned(
     "frontier:N",
     "N plans of least FLOPs, from the least peak to the plain step",
     read=lambda text: {"goal": read_point(text)},
     spread=_points,
-    measures=True,
-    stands_alone=_BY_ITSELF,
 )
 def _frontier(planning: Planning, goal: Goal) -> Answer:
     return planning.plan(goal)

@@ -144,15 +144,14 @@ class Run:
     """The rows of one run: `Run("results/latest")` reads them.
 
     Args:
-        source: a run's folder or a CSV. Of a folder its records are read; its CSV where there are none, or none that
-            this version of rematbench can read.
+        source: a run's folder or a CSV. Of a folder its records are read; its CSV only where there are none.
         rows: the rows, where they are not to be read.
 
     Attributes:
         rows: by key, in the order they were measured.
 
     Raises:
-        StorageError: it is not there, has not the columns, or a cell is not of its column's kind.
+        StorageError: it is not there, has not the columns, or a record or a cell is none of ours.
         CannotJudgeError: it has no rows, was cut short, or has a column twice.
     """
 
@@ -183,17 +182,12 @@ class Run:
 
 
 def _read(source: Path) -> list[Row]:
-    table = source / "results.csv" if source.is_dir() else source
     if (source / RECORDS).exists():
-        try:
-            rows = rows_of(read_measurements(source))
-        except StorageError:
-            if not table.exists():
-                raise
-        else:
-            if not rows:
-                raise CannotJudgeError(f"{source} holds no rows: nothing was measured")
-            return rows
+        rows = rows_of(read_measurements(source))
+        if not rows:
+            raise CannotJudgeError(f"{source} holds no rows: nothing was measured")
+        return rows
+    table = source / "results.csv" if source.is_dir() else source
     return _joined((cells, None) for cells in _read_csv(table))
 
 

@@ -309,7 +309,10 @@ def read_measurements(folder: Path) -> list[Measurement]:
         except ValidationError as error:
             if number == len(lines) and not line.endswith(b"\n"):
                 break
-            raise StorageError(f"{path}, line {number} is no measurement of this version of rematbench") from error
+            raise StorageError(
+                f"{path}, line {number} is no measurement of this version of rematbench; "
+                f"{folder / 'results.csv'} may still be read"
+            ) from error
         rows[measurement.key] = measurement
     return list(rows.values())
 
