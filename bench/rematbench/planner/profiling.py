@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from rematbench.placement.policies import SELECTIVE
 from rematbench.placing.calls import Arguments, Call, departure, next_call
 from rematbench.placing.outline import CONTAINERS
 from rematbench.placing.parts import parts
@@ -36,9 +37,6 @@ from rematbench.torch_internals import (
 )
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.step import Workload, batch_tensors, call, clear_gradients, loss_of
-
-SAVES = ("matmuls",)
-"""The save sets that a plan may choose from for single blocks; on a GPU, `offload` too."""
 
 
 def profile(workload: Workload, device: torch.device) -> Profile:
@@ -147,7 +145,7 @@ class _Profiler:
         self._modules = parts(module)
         static = (*module.parameters(), *module.buffers(), *batch_tensors(workload.batch).values())
         self._tensors = _BoundaryTensors(iter(static))
-        self._saves = (*SAVES, OFFLOAD) if meter.can_offload else SAVES
+        self._saves = (*SELECTIVE, OFFLOAD) if meter.can_offload else SELECTIVE
         self._costs: dict[tuple[Any, ...] | None, UnitCosts] = {}
         self._uses = _Uses(self._note_used)
         self._measuring = False
