@@ -57,6 +57,7 @@ def names(opened: Opened) -> list[str]:
 
 def drawn_at(opened: Opened, name: str) -> tuple[float, float]:
     """Return where a placement's point is on the screen, by plotly's own axes."""
+    opened.page.wait_for_selector(f"{TOY} .trade .main-svg")
     place: Any = opened.page.evaluate(
         """name => {
             const node = document.querySelector("#model-0 .trade"), box = node.getBoundingClientRect();

@@ -24,7 +24,7 @@ placements = ["none"]
 [settings]
 threads = 1
 rounds = 3
-timeout_s = 8.0
+timeout_s = 5.0
 
 [[models]]
 model = "hostile.py:build"
@@ -61,7 +61,7 @@ EXPECTED = {
     (HOSTILE, "behave"): (Status.OK, ""),
     (HOSTILE, "talk"): (Status.OK, ""),
     (HOSTILE, "allocate"): (Status.OUT_OF_MEMORY, "can't allocate memory"),
-    (HOSTILE, "sleep"): (Status.TIMEOUT, "measuring: not done after 8 s; --timeout sets the limit"),
+    (HOSTILE, "sleep"): (Status.TIMEOUT, "measuring: not done after 5 s; --timeout sets the limit"),
     (HOSTILE, "kill"): (Status.KILLED, "measuring: the worker was killed by SIGKILL (the kernel does this when"),
     ("hostile.py:quits", "none"): (Status.KILLED, "building: the worker exited with 0 before it was done; its output"),
     ("hostile.py:not_a_number", "none"): (Status.ERROR, "the loss is nan"),

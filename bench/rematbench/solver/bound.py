@@ -10,8 +10,6 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
 
 from rematbench.solver.chain import UnitChain
 from rematbench.solver.lookups import Lookups
@@ -143,6 +141,10 @@ class _Program:
 
     def _solved(self) -> float:
         """Solve the program, and return 0 for less than nothing, which is rounding."""
+        # Late: they take a fifth of a second, and every worker imports the planner.
+        from scipy.optimize import linprog
+        from scipy.sparse import csr_array
+
         # Rows in bytes stand beside rows of shares, and costs may be seconds or 10¹² FLOPs. HiGHS takes what is below
         # 1e-7 for nothing, so that every row, and the costs, are scaled to a largest factor of 1.
         entries = [
