@@ -29,8 +29,8 @@ def _firsts(chain: UnitChain, start: int, end: int, inside: tuple[int, int] | No
     units = chain.units[start:end]
     if end == start + 1:
         yield ()
-        if inside is None:
-            yield from ((UnitRegion(start=start, stop=end, save=choice.save),) for choice in units[0].choices[1:])
+        allowed = [choice for choice in units[0].choices[1:] if inside is None or choice.nests]
+        yield from ((UnitRegion(start=start, stop=end, save=choice.save),) for choice in allowed)
     may = all(unit.can_be_region for unit in units) and all(chain.joins[start : end - 1])
     if may and inside != (start, end):
         yield from ((UnitRegion(start=start, stop=end), *inner) for inner in _rows(chain, start, end, (start, end)))

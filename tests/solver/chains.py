@@ -39,6 +39,7 @@ def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
     forward = draw(SMALL)
     can_be_region = draw(st.sampled_from([True, True, True, False]))
     saves = ["everything", "matmuls", "half"][: draw(st.integers(1, 3)) if can_be_region else 1]
+    nests = [draw(st.booleans()) for _ in saves]
     return Unit(
         name=f"unit{at}",
         forward_bytes=draw(SMALL),
@@ -55,8 +56,10 @@ def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
                 forward_peak_bytes=draw(SMALL),
                 backward_peak_bytes=draw(SMALL),
                 recompute_cost=float(draw(SMALL)) if number else 0.0,
+                nests=nested,
+                holds_input=not nested and draw(st.booleans()),
             )
-            for number, save in enumerate(saves)
+            for number, (save, nested) in enumerate(zip(saves, nests, strict=True))
         ),
     )
 

@@ -95,8 +95,12 @@ class _Program:
         for number, unit in enumerate(chain.units[: time + 1]):
             for index, choice in enumerate(unit.choices):
                 holder: Variable = ("choice", number, index) if index else ("saved", time, number)
-                terms[holder] = choice.saved_bytes + (choice.backward_peak_bytes if number == time else 0)
-                for tensor in at.saved(number, index):
+                # A unit that is run again may be so by any choice that nests. Its least figures stand for them all.
+                like = [choice, *(other for other in unit.choices[1:] if other.nests and not index)]
+                needed = min(other.backward_peak_bytes for other in like) if number == time else 0
+                terms[holder] = min(other.saved_bytes for other in like) + needed
+                held = [at.saved(number, unit.choices.index(other)) for other in like]
+                for tensor in held[0].intersection(*held):
                     terms["tensor", time, tensor] = chain.tensor_bytes[tensor]
                     self._at_most({holder: 1, ("tensor", time, tensor): -1})
         held = sum(unit.fixed_bytes for unit in chain.units[: time + 1]) + at.gradients[time + 1]

@@ -13,18 +13,20 @@ from dataclasses import dataclass
 class Choice:
     """One way to run one unit, without a nested plan.
 
-    The first choice of a unit is the plain one; every other is a region over that one unit that saves selectively.
-    Such a region also holds the whole value that goes in, and stands outside every other region: inside one, torch
-    would not free what it caches.
+    The first choice of a unit is the plain one. Every other is a region over that one unit that saves selectively, or
+    regions over parts of it. A region that saves selectively also holds the whole value that goes in, and stands
+    outside every other region: inside one, torch would not free what it caches.
 
     Attributes:
-        save: what the choice saves, as a region says it (`everything`, `matmuls`).
+        save: the choice's name: what a region over the unit saves (`everything`, `matmuls`), or one of the unit's own.
         saved_bytes: held from the unit's forward to its backward; boundary tensors are not in it.
         saved_tensors: the boundary tensors, of the unit's input and output, held until its backward.
         forward_peak_bytes: the most its forward needs above what is live when it begins, its own output included.
         backward_peak_bytes: the most its backward needs above what is live when it begins, which is what it saved
             and the gradients of its output.
         recompute_cost: what its backward redoes; 0 for the plain choice.
+        holds_input: whether it holds the whole value that goes in; the plain choice never does.
+        nests: whether it may stand inside another region; the plain choice always may.
     """
 
     save: str
@@ -33,6 +35,8 @@ class Choice:
     forward_peak_bytes: int
     backward_peak_bytes: int
     recompute_cost: float = 0.0
+    holds_input: bool = True
+    nests: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,8 +78,8 @@ class Lookups:
         return found
 
     def saved(self, at: int, choice: int) -> Tensors:
-        own = self.chain.units[at].choices[choice].saved_tensors
-        return own | self.chain.values[at] if choice else own
+        chosen = self.chain.units[at].choices[choice]
+        return chosen.saved_tensors | (self.chain.values[at] if choice and chosen.holds_input else frozenset())
 
     def after_unit(self, at: int, choice: int, charged: Tensors) -> Tensors:
         return (charged | self.saved(at, choice)) & self.chain.values[at + 1]

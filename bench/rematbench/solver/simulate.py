@@ -61,13 +61,16 @@ def _elements(chain: UnitChain, regions: Iterable[UnitRegion]) -> list[_Element]
     top = _Element(start=0, stop=len(chain.units), choice=None)
     open_ = [top]
     at = 0
-    for region in sorted(regions, key=lambda region: (region.start, -region.stop)):
+    for region in sorted(regions, key=lambda region: (region.start, -region.stop, region.save != NOTHING)):
         _check(chain, region)
         at = _close(chain, open_, at, region.start)
         outer, element = open_[-1], _element(chain, region)
         inside = outer is not top
-        same = inside and (outer.start, outer.stop) == (region.start, region.stop)
-        if region.start < at or region.stop > outer.stop or same or (inside and element.choice is not None):
+        if element.choice is not None:
+            misplaced = inside and not element.choice.nests
+        else:
+            misplaced = inside and (outer.start, outer.stop) == (region.start, region.stop)
+        if region.start < at or region.stop > outer.stop or misplaced:
             raise ValueError(f"{region} does not fit into units {outer.start} to {outer.stop}")
         outer.inner.append(element)
         if element.choice is None:
@@ -144,8 +147,8 @@ class _Walk:
         if (choice := element.choice) is not None:
             self._see(start, gradients + self._unheld(start) + choice.forward_peak_bytes)
             self.cost += (unit.rerun_cost if last else unit.forward_cost) if recomputing else 0.0
-            selective = choice is not unit.choices[0]
-            tensors = choice.saved_tensors | (chain.values[start] if selective else frozenset())
+            whole = choice.holds_input and choice is not unit.choices[0]
+            tensors = choice.saved_tensors | (chain.values[start] if whole else frozenset())
             return self._charge(tensors, fixed, choice.saved_bytes)
         release = self._charge(chain.values[start], fixed, 0)
         for at in range(start, start if last else element.stop):

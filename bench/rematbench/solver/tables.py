@@ -9,7 +9,7 @@ import numpy as np
 from rematbench.solver.chain import UnitChain
 from rematbench.solver.lookups import Lookups, Tensors
 from rematbench.solver.pareto import FREE, ParetoList, least, raised, summed
-from rematbench.solver.schedule import Schedule, UnitRegion
+from rematbench.solver.schedule import NOTHING, Schedule, UnitRegion
 from rematbench.solver.simulate import simulate
 
 
@@ -73,10 +73,15 @@ class Tables:
 
     def _inner_unit(self, start: int, stop: int, charged: Tensors) -> ParetoList:
         unit, level = self.chain.units[start], self.at.gradients[stop]
-        if start + 1 == stop:
-            return self._unit(start, 0, charged, FREE, level=level, cost=unit.rerun_cost)
-        rest = self.inside[start + 1, stop, self.at.after_unit(start, 0, charged)]
-        return self._unit(start, 0, charged, rest, level=level, cost=unit.forward_cost)
+        ways = []
+        for number, choice in enumerate(unit.choices):
+            if number and not choice.nests:
+                continue
+            after = self.at.after_unit(start, number, charged)
+            rest = FREE if start + 1 == stop else self.inside[start + 1, stop, after]
+            cost = (unit.rerun_cost if start + 1 == stop else unit.forward_cost) + choice.recompute_cost
+            ways.append(self._unit(start, number, charged, rest, level=level, cost=cost))
+        return ways[0] if len(ways) == 1 else self._least(ways)
 
     def _inner_regions(self, start: int, stop: int) -> ParetoList:
         count = int(np.searchsorted(self.at.stops[start], stop))
@@ -166,5 +171,5 @@ class Tables:
         return found
 
 
-def _outer_first(region: UnitRegion) -> tuple[int, int]:
-    return region.start, -region.stop
+def _outer_first(region: UnitRegion) -> tuple[int, int, bool]:
+    return region.start, -region.stop, region.save != NOTHING
