@@ -66,7 +66,7 @@ def test_a_plan_is_measured_explained_and_written(folder: Path, rematbench: Rema
     for said in (
         "of a budget of",
         "next point with more memory",
-        "no schedule of whole blocks goes below",
+        "no schedule of these units goes below",
         "written to",
     ):
         assert said in done.stdout

@@ -19,8 +19,15 @@ def profile() -> Profile:
             path=f"blocks.{at}",
             inputs=frozenset({at}),
             outputs=frozenset({at + 1}),
-            saved=frozenset({at}),
-            ways=(Way(save="everything", saved_bytes=size, forward_peak_bytes=size, backward_peak_bytes=size),),
+            ways=(
+                Way(
+                    save="everything",
+                    saved_bytes=size,
+                    saved=frozenset({at}),
+                    forward_peak_bytes=size,
+                    backward_peak_bytes=size,
+                ),
+            ),
             forward_bytes=size,
             forward_s=1.0,
             forward_flops=1,

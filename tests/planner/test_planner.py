@@ -59,6 +59,7 @@ def test_at_the_peak_of_every_peer_a_plan_recomputes_no_more(subject: Subject) -
         found = subject.session.measure(planned.placement)
         assert found.memory.peak_bytes == planned.facts.measured_peak_bytes <= peak, peer
         assert found.flops is not None
+        assert planned.facts.predicted_cost is not None
         assert found.flops.recompute == planned.facts.predicted_cost <= flops, peer
         assert found.equality is not None
         assert (found.equality.gradients, found.equality.buffers, found.equality.rng_state) == (
@@ -73,7 +74,8 @@ def test_at_the_peak_of_every_peer_a_plan_recomputes_no_more(subject: Subject) -
 def test_a_frontier_is_monotone_and_goes_at_least_as_low_as_any_peer(subject: Subject) -> None:
     facts = [subject.planner.plan(parse_goal(f"frontier:{k}/4")).facts for k in range(1, 5)]
     assert facts[0].measured_peak_bytes <= min(peak for peak, _ in subject.peers.values())
-    costs = [fact.predicted_cost for fact in facts]
+    costs = [fact.predicted_cost for fact in facts if fact.predicted_cost is not None]
+    assert len(costs) == 4
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] == 0
 
@@ -131,7 +133,9 @@ def test_a_plan_from_costs_alone_measures_nothing() -> None:
     most = plan(costs=costs, budget_bytes=2**40, minimise="flops")
     assert (most.placement.regions, most.cost, most.measured_peak_bytes) == ((), 0.0, None)
     assert "(predicted)" in most.explain()
+    assert most.predicted_peak_bytes is not None
     tight = plan(costs=costs, budget_bytes=most.predicted_peak_bytes // 2, minimise="flops")
+    assert tight.predicted_peak_bytes is not None
     assert tight.predicted_peak_bytes <= most.predicted_peak_bytes // 2
     with pytest.raises(RematbenchError, match="costs alone"):
         tight.apply()

@@ -1,6 +1,6 @@
 """Units measured one by one predict whole steps: peaks within 1 % and almost never low, FLOPs exactly."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from rematbench.placing.outline import outline
 from rematbench.placing.sites import Site, find_sites
 from rematbench.planner import profiling
 from rematbench.planner.planner import Planner
-from rematbench.planner.profile import Profile, UnitProfile
+from rematbench.planner.profile import Profile, UnitProfile, Way
 from rematbench.planner.profiling import profile
 from rematbench.planner.scheduled import placement_of
 from rematbench.planner.signature import signature_of
-from rematbench.planner.unit_meter import UnitCall, UnitCosts, UnitMeter, measure_unit
+from rematbench.planner.unit_call import UnitCall
+from rematbench.planner.unit_meter import UnitMeter
+from rematbench.planner.ways import Inside, UnitCosts, measure_unit
 from rematbench.solver.schedule import UnitRegion
 from rematbench.solver.simulate import simulate
 from rematbench.suite.model_ref import ModelRef
@@ -350,11 +352,17 @@ def measured(monkeypatch: pytest.MonkeyPatch, workload: Workload) -> tuple[Profi
     """Return a profile, and how many of its units were measured."""
     calls: list[UnitCall] = []
 
-    def counting(meter: UnitMeter, call: UnitCall, saves: tuple[str, ...]) -> UnitCosts:
+    def counting(
+        meter: UnitMeter,
+        call: UnitCall,
+        saves: Sequence[str],
+        insides: Callable[[Way], Iterable[Inside]] = lambda _plain: (),
+    ) -> UnitCosts:
         calls.append(call)
-        return measure_unit(meter, call, saves)
+        return measure_unit(meter, call, saves, insides)
 
     monkeypatch.setattr(profiling, "measure_unit", counting)
+    monkeypatch.setattr(profiling, "_DEPTH", 0)  # what is inside units is measured besides
     return profile(workload, CPU), len(calls)
 
 

@@ -9,7 +9,7 @@ from rematbench.solver.solve import solve
 
 def unit(path: str, chain: str | None = None, position: int = -1, **values: object) -> UnitProfile:
     way = Way(save="everything", saved_bytes=100, forward_peak_bytes=10, backward_peak_bytes=10)
-    usual = {"inputs": frozenset(), "outputs": frozenset(), "saved": frozenset(), "ways": (way,), "forward_bytes": 10}
+    usual = {"inputs": frozenset(), "outputs": frozenset(), "ways": (way,), "forward_bytes": 10}
     costs = {"forward_s": 1.0, "forward_flops": 5, "rerun_s": 0.5, "rerun_flops": 2, "parameter_gradient_bytes": 0}
     return UnitProfile(path=path, chain=chain, position=position, **(usual | costs | values))  # type: ignore[arg-type]
 

@@ -31,7 +31,7 @@ def _firsts(chain: UnitChain, start: int, end: int, inside: tuple[int, int] | No
         yield ()
         allowed = [choice for choice in units[0].choices[1:] if inside is None or choice.nests]
         yield from ((UnitRegion(start=start, stop=end, save=choice.save),) for choice in allowed)
-    may = all(unit.can_be_region for unit in units) and all(chain.joins[start : end - 1])
+    may = units[0].begins and all(unit.can_be_region for unit in units) and all(chain.joins[start : end - 1])
     if may and inside != (start, end):
         yield from ((UnitRegion(start=start, stop=end), *inner) for inner in _rows(chain, start, end, (start, end)))
 

@@ -38,8 +38,9 @@ def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
     kept = st.frozensets(st.sampled_from(sorted(tensors))) if tensors else st.just(frozenset[int]())
     forward = draw(SMALL)
     can_be_region = draw(st.sampled_from([True, True, True, False]))
-    saves = ["everything", "matmuls", "half"][: draw(st.integers(1, 3)) if can_be_region else 1]
-    nests = [draw(st.booleans()) for _ in saves]
+    begins = draw(st.sampled_from([True, True, False]))
+    saves = ["everything", "matmuls", "half"][: draw(st.integers(1, 3))]
+    nests = [not (begins and can_be_region) or draw(st.booleans()) for _ in saves]
     return Unit(
         name=f"unit{at}",
         forward_bytes=draw(SMALL),
@@ -48,6 +49,7 @@ def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
         parameter_gradient_bytes=draw(SMALL),
         fixed_bytes=draw(SMALL) if apart else 0,
         can_be_region=can_be_region,
+        begins=begins,
         choices=tuple(
             Choice(
                 save=save,

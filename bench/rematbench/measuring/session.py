@@ -15,7 +15,7 @@ from rematbench.measuring.equality import Outcome, compare, outcome_of, unsteadi
 from rematbench.measuring.flops import REFUSAL, FlopCount, FlopMeter
 from rematbench.measuring.meter import Meter, meter_for
 from rematbench.measuring.state import State
-from rematbench.placement.placement import Placement
+from rematbench.placement.placement import Placement, Region
 from rematbench.placing.apply import applied
 from rematbench.placing.parts import is_compiled, marked
 from rematbench.records.measurement import Equality, Flops, Memory
@@ -66,6 +66,7 @@ class Session:
         self._start = State(workload, device)
         self._plain: tuple[Outcome, Outcome] | None = None
         self._plain_flops: int | None = None
+        self._equalities: dict[tuple[Region, ...], Equality | None] = {}
         self._readings: dict[tuple[object, ...], list[Reading]] = {}
 
     def keep_plain(self) -> None:
@@ -91,6 +92,7 @@ class Session:
         with applied(self.workload.module, placement) as handle:
             outcome = self._outcome()
             equality = compare(*self._plain, outcome) if self._plain else None
+            self._equalities[placement.regions] = equality
             # Under a dispatch mode, which counting needs, compiled code would run as if it were not.
             flops = None if compiled else self._flops()
         readings = self.readings(placement)
@@ -104,6 +106,13 @@ class Session:
             timeline=_worst(readings).timeline,
             compile_s=compile_s,
         )
+
+    def equality(self, placement: Placement) -> Equality | None:
+        """Hold a step under a placement against the plain step, once; None where there is no plain step."""
+        if self._plain and placement.regions not in self._equalities:
+            with applied(self.workload.module, placement):
+                self._equalities[placement.regions] = compare(*self._plain, self._outcome())
+        return self._equalities.get(placement.regions)
 
     def timed_step(self, placement: Placement) -> float:
         """Return the seconds of one step under a placement; applying and removing it are not counted."""

@@ -28,7 +28,8 @@ class State:
     first step that changed them left them: what lives on from step to step is there before every one.
     """
 
-    def __init__(self, workload: Workload, device: torch.device) -> None:
+    def __init__(self, workload: Workload, device: torch.device, *, weights: bool = True) -> None:
+        """Keep what there is; without `weights`, those of a model whose steps are known to leave them alone are not."""
         self._workload = workload
         self._device = device
         self._random = random_state(device, workload.module)
@@ -43,7 +44,7 @@ class State:
         optimizer = workload.optimizer
         changing = [*parameters, *optimizer_tensors(optimizer)] if optimizer else []
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in changing]
-        rarely = batch if workload.optimizer else [*parameters, *batch]
+        rarely = batch if workload.optimizer or not weights else [*parameters, *batch]
         self._watched = [_Watched(tensor) for tensor in {id(tensor): tensor for tensor in rarely}.values()]
         self._buffers: dict[int, _Buffer] = {}
         for module in modules:

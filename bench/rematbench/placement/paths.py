@@ -82,6 +82,11 @@ class RegionPath(str):
         """Return the path of neighbouring children as one region; of a single one, by its position."""
         return self.at(start) if stop == start + 1 else self._child(Index(start=start, stop=stop))
 
+    def below(self, path: RegionPath) -> Self:
+        """Return the path of what another path means from this module on."""
+        dot = "." if self and path.parts and isinstance(path.parts[0], str) else ""
+        return self._made(f"{self}{dot}{path}", (*self.parts, *path.parts))
+
     def _child(self, index: Index) -> Self:
         return self._made(f"{self}{index}", (*self.parts, index))
 

@@ -30,7 +30,7 @@ class Plan:
     Attributes:
         model: it is for; None where it was made from costs alone.
         predicted_peak_bytes, measured_peak_bytes: of the step, above its start; measured is None without a model.
-        cost: recomputed, as predicted, in seconds or FLOPs.
+        cost: recomputed, as predicted, in seconds or FLOPs; like the prediction None for a placement by hand.
         static_bytes: there before the step.
     """
 
@@ -38,9 +38,9 @@ class Plan:
     model: nn.Module | None
     minimise: Objective
     budget_bytes: int
-    predicted_peak_bytes: int
+    predicted_peak_bytes: int | None
     measured_peak_bytes: int | None
-    cost: float
+    cost: float | None
     static_bytes: int = 0
 
     def apply(self) -> Handle:
@@ -55,13 +55,19 @@ class Plan:
 
     def explain(self) -> str:
         """Say in a sentence what the plan comes to."""
-        peak = self.predicted_peak_bytes if self.measured_peak_bytes is None else self.measured_peak_bytes
+        peak = (self.predicted_peak_bytes or 0) if self.measured_peak_bytes is None else self.measured_peak_bytes
         how = "predicted" if self.measured_peak_bytes is None else "measured"
-        cost = f"{1e3 * self.cost:.3g} ms" if self.minimise == "time" else f"{self.cost:.3g} FLOPs"
+        cost = _cost(self.cost, self.minimise)
         return (
             f"{len(self.placement.regions)} regions: the step peaks at {format_bytes(peak)} ({how}) within "
-            f"{format_bytes(self.budget_bytes)}, recomputing {cost}"
+            f"{format_bytes(self.budget_bytes)}, {cost}"
         )
+
+
+def _cost(cost: float | None, minimise: Objective) -> str:
+    if cost is None:
+        return "as by hand, since no schedule of units fits"
+    return f"recomputing {1e3 * cost:.3g} ms" if minimise == "time" else f"recomputing {cost:.3g} FLOPs"
 
 
 def plan(

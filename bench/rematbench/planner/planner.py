@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
 
-from rematbench.errors import PlacementError
+from rematbench.errors import PlacementError, RematbenchError
 from rematbench.measuring.session import Session
 from rematbench.placement.goal import Goal, Objective
+from rematbench.placement.outline import Outline
 from rematbench.placement.placement import Placement
 from rematbench.placing.batch_norm import batch_norms
 from rematbench.placing.outline import outline
+from rematbench.planner.by_hand import by_hand, in_units
 from rematbench.planner.ckptplan import regions_by_ckptplan
 from rematbench.planner.in_step import timed_in_step
 from rematbench.planner.profile import Profile
@@ -61,6 +64,7 @@ class Planner:
         self._given = profiled
         self._frontiers: dict[Objective, tuple[UnitChain, tuple[Schedule, ...]]] = {}
         self._refused: dict[tuple[UnitRegion, ...], str] = {}
+        self._not_profiled = ""
 
     @cached_property
     def profile(self) -> Profile:
@@ -68,7 +72,7 @@ class Planner:
         if self._given is not None:
             return self._given
         self._session.fresh()
-        return profile(self._session.workload, self._device)
+        return profile(self._session.workload, self._device, plain_peak_bytes=self._session.plain_peak_bytes)
 
     @cached_property
     def _timed(self) -> Profile:
@@ -83,23 +87,31 @@ class Planner:
         """Return the cost model and every schedule that none beats by prediction."""
         if objective not in self._frontiers:
             chain = (self._timed if objective == "time" else self.profile).chain(objective)
-            self._frontiers[objective] = chain, frontier(chain)
+            self._frontiers[objective] = chain, _alike(self.profile, chain, frontier(chain))
         return self._frontiers[objective]
 
     def plan(self, goal: Goal) -> Planned:
-        """Return the cheapest placement whose measured peak fits the goal's budget.
+        """Return the cheapest placement whose measured peak fits the goal's budget and that trains the same.
+
+        Where no schedule of units fits, it is a placement by hand.
 
         Raises:
             PlacementError: none fits; says the least peak that is reached, and the block that sets it.
         """
         static = static_bytes(self._session.workload)
-        chain, schedules = self.frontier(goal.minimise)
+        try:
+            chain, schedules = self.frontier(goal.minimise)
+        except (torch.OutOfMemoryError, RematbenchError):
+            raise
+        except Exception as error:  # the model does what units cannot be cut out of; placements by hand are left
+            self._not_profiled = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            return self._chosen_by_hand(goal, self._budget(goal, static, ()), static)
         budget = self._budget(goal, static, schedules)
         predicted = [self.predicted_peak_bytes(schedule) for schedule in schedules]
-        fitting = _Search(predicted, budget, lambda at: self.measured_peak_bytes(schedules[at]))
+        fitting = _Search(predicted, budget, lambda at: self._accepted_peak_bytes(schedules[at], budget))
         at = fitting.best()
         if at is None:
-            raise PlacementError(self._infeasible(goal, static, chain, schedules))
+            return self._chosen_by_hand(goal, budget, static)
         chosen, more_tries = self._or_even(chain, schedules[at], budget)
         facts = PlanFacts(
             minimise=goal.minimise,
@@ -118,6 +130,77 @@ class Planner:
             above=_point([point for point in schedules if point.cost < chosen.cost], 0),
         )
         return Planned(placement=self._handed_out(goal.name, chosen.regions), facts=facts)
+
+    def _chosen_by_hand(self, goal: Goal, budget: int, static: int) -> Planned:
+        """Return the placement by hand that fits and recomputes least.
+
+        Raises:
+            PlacementError: none fits either.
+        """
+        fitting = {
+            peak: placement
+            for placement, peak in self._by_hand()
+            if peak <= budget and not self._training_changed_by(placement)
+        }
+        if not fitting:
+            raise PlacementError(self._infeasible(goal, static))
+        costs = {peak: self._session.measure(placement).flops for peak, placement in fitting.items()}
+        peak = min(costs, key=lambda peak: (flops.recompute or 0 if (flops := costs[peak]) else 0, peak))
+        facts = PlanFacts(
+            minimise=goal.minimise,
+            budget_bytes=budget,
+            budget_of=goal.budget_of,
+            measured_peak_bytes=peak,
+            least_peak_bytes=min(costs),
+            by_hand=fitting[peak].name,
+            tries=len(fitting),
+        )
+        fingerprint = self._outline.fingerprint
+        update = {"name": goal.name, "fingerprint": fingerprint}
+        return Planned(placement=fitting[peak].model_copy(update=update), facts=facts)
+
+    def _by_hand(self, below_bytes: float = math.inf) -> Iterator[tuple[Placement, int]]:
+        """Yield the placements by hand with their measured peaks, but those predicted to peak at `below_bytes` or more.
+
+        The plain step is one of them.
+        """
+        if self._session.plain_peak_bytes is not None:
+            yield self._candidate(()), self._session.plain_peak_bytes
+        options = {"batch_norm": "once"} if self._has_batch_norm else {}
+        for placement in by_hand(self._outline, options):
+            predicted = self._predicted_by_hand(placement) if below_bytes < math.inf else None
+            if predicted is not None and predicted >= below_bytes:
+                continue
+            try:
+                yield placement, self._session.peak_bytes(placement)
+            except (PlacementError, RuntimeError):  # it cannot be run, or not on this device; another one may
+                continue
+
+    def _predicted_by_hand(self, placement: Placement) -> int | None:
+        """Return the predicted peak; None where its regions are not of whole units."""
+        units = {unit.path: at for at, unit in enumerate(self.profile.units)}
+        regions = in_units(placement, self._session.workload.module, units)
+        try:
+            return None if regions is None else simulate(self.profile.chain("flops"), regions).peak_bytes
+        except ValueError:  # a region over what none may cover, as far as the profile can tell
+            return None
+
+    def _accepted_peak_bytes(self, schedule: Schedule, budget: int) -> float:
+        """Return the measured peak; infinite where the schedule cannot be run, or fits and trains another way."""
+        peak = self.measured_peak_bytes(schedule)
+        if peak <= budget and (change := self._training_changed_by(self._candidate(schedule.regions))):
+            self._refused[schedule.regions] = change
+        return self.measured_peak_bytes(schedule)
+
+    def _training_changed_by(self, placement: Placement) -> str:
+        """Say what a placement changes in training that the plain step keeps the same; nothing where it is the same."""
+        found = self._session.equality(placement)
+        if found is None or not placement.regions:
+            return ""
+        if found.gradients == "different":
+            return f"it changes the gradient of {found.gradients_worst}"
+        changed = [name for name in ("loss", "buffers", "rng_state") if getattr(found, name) == "different"]
+        return f"it changes {_CHANGES[changed[0]]} {found.buffer}".rstrip() if changed else ""
 
     def plan_by_ckptplan(self, goal: Goal) -> Placement:
         """Return what another planner makes of the same measures.
@@ -138,7 +221,7 @@ class Planner:
         near = [cut for cut in sorted(cuts) if cut[0] < chosen.cost and cut[1] <= budget * (1 + 2 * _SLACK)]
         for tries, (cost, peak, regions) in enumerate(near[:_TRIES], start=1):
             schedule = Schedule(regions=regions, peak_bytes=peak, cost=cost)
-            if self.measured_peak_bytes(schedule) <= budget:
+            if self._accepted_peak_bytes(schedule, budget) <= budget:
                 return schedule, tries
         return chosen, len(near[:_TRIES])
 
@@ -146,7 +229,9 @@ class Planner:
         if goal.point is None:
             return goal.step_budget(static, self._session.plain_peak_bytes)
         k, n = goal.point
-        least, most = (self.measured_peak_bytes(schedules[end]) for end in (0, -1))
+        least = self.measured_peak_bytes(schedules[0]) if schedules else math.inf
+        most = self._session.plain_peak_bytes or (self.measured_peak_bytes(schedules[-1]) if schedules else math.inf)
+        least = min([least, *(peak for _, peak in self._by_hand(least))])
         if math.inf in (least, most):
             raise PlacementError(f"{goal.name}: an end of the frontier cannot be run: {self._last_refusal}")
         return int(least) + (int(most) - int(least)) * (k - 1) // max(1, n - 1)
@@ -154,11 +239,9 @@ class Planner:
     def predicted_peak_bytes(self, schedule: Schedule) -> int:
         """Return the peak, with the random states that regions inside others hold from the first forward on."""
         inside = sum(
-            any(
-                outer.start <= inner.start and inner.stop <= outer.stop and outer != inner for outer in schedule.regions
-            )
+            len(self.profile.units[inner.start].way(inner.save).inside) if inner.save != NOTHING else 1
             for inner in schedule.regions
-            if inner.save == NOTHING
+            if any(outer.save == NOTHING and _is_around(outer, inner) for outer in schedule.regions)
         )
         return schedule.peak_bytes + inside * self.profile.region_bytes
 
@@ -180,7 +263,11 @@ class Planner:
         return placement_of(name, self.profile, regions, batch_norm, fingerprint)
 
     def _handed_out(self, name: str, regions: Iterable[UnitRegion]) -> Placement:
-        return self._candidate(regions, name, outline(self._session.workload.module).fingerprint)
+        return self._candidate(regions, name, self._outline.fingerprint)
+
+    @cached_property
+    def _outline(self) -> Outline:
+        return outline(self._session.workload.module)
 
     @cached_property
     def _has_batch_norm(self) -> bool:
@@ -188,20 +275,59 @@ class Planner:
 
     @property
     def _last_refusal(self) -> str:
-        return next(reversed(self._refused.values()))
+        return next(reversed(self._refused.values()), self._not_profiled)
 
-    def _infeasible(self, goal: Goal, static: int, chain: UnitChain, schedules: Sequence[Schedule]) -> str:
-        least = self.measured_peak_bytes(schedules[0])
-        if least == math.inf:
-            return f"{goal.name}: no placement fits; the leanest found cannot be run: {self._last_refusal}"
-        unit = self.profile.units[simulate(chain, schedules[0].regions).peak_unit]
+    def _infeasible(self, goal: Goal, static: int) -> str:
+        chain, schedules = (None, ()) if self._not_profiled else self.frontier(goal.minimise)
+        leanest = self.measured_peak_bytes(schedules[0]) if schedules else math.inf
+        least = min([leanest, *(peak for _, peak in self._by_hand(leanest))])
         whole = "" if goal.of_step else f", {format_bytes(int(least) + static)} with what is there before it"
-        refusal = unit.refusals.get(NOTHING)
-        why = f", which cannot be a region: {refusal}" if refusal else ""
-        return (
-            f"{goal.name}: no placement fits; the least peak of the step is {format_bytes(int(least))}{whole}, "
-            f"set by {unit.path}{why}"
-        )
+        said = f"{goal.name}: no placement fits; the least peak of the step is {format_bytes(int(least))}{whole}"
+        if chain is None:
+            return f"{said}, by hand, as its units cannot be profiled: {self._not_profiled}"
+        if leanest > least:
+            refusal = f": {self._last_refusal}" if self._refused else ""
+            return f"{said}, by hand; no schedule of units gets there{refusal}"
+        unit = self.profile.units[simulate(chain, schedules[0].regions).peak_unit]
+        refused = unit.refusals.get(NOTHING)
+        return f"{said}, set by {unit.path}" + (f", which cannot be a region: {refused}" if refused else "")
+
+
+_CHANGES = {"loss": "the loss", "buffers": "the buffer", "rng_state": "the random state after the step"}
+
+
+def _is_around(outer: UnitRegion, inner: UnitRegion) -> bool:
+    return outer.start <= inner.start and inner.stop <= outer.stop and outer != inner
+
+
+def _alike(profile: Profile, chain: UnitChain, schedules: Sequence[Schedule]) -> tuple[Schedule, ...]:
+    """Make the calls of a module that is called several times one region each wherever one of them is.
+
+    A region's path names the module, and so all of its calls. Only schedules that none beats are kept.
+    """
+    calls: dict[str, list[int]] = defaultdict(list)
+    for at, unit in enumerate(profile.units):
+        calls[unit.path].append(at)
+    if all(len(of_one) == 1 for of_one in calls.values()):
+        return tuple(schedules)
+    found: dict[tuple[UnitRegion, ...], Schedule] = {}
+    for schedule in schedules:
+        every = [
+            UnitRegion(start=at, stop=at + 1, save=region.save) if region.stop == region.start + 1 else region
+            for region in schedule.regions
+            for at in calls[profile.units[region.start].path]
+        ]
+        regions = tuple(dict.fromkeys(every))
+        try:
+            figures = simulate(chain, regions)
+        except ValueError:  # one of the calls cannot be run so
+            continue
+        found[regions] = Schedule(regions=regions, peak_bytes=figures.peak_bytes, cost=figures.cost)
+    kept: list[Schedule] = []
+    for schedule in sorted(found.values(), key=lambda schedule: (schedule.peak_bytes, schedule.cost)):
+        if not kept or schedule.cost < kept[-1].cost:
+            kept.append(schedule)
+    return tuple(kept)
 
 
 class _Search:

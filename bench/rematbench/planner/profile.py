@@ -9,7 +9,7 @@ from typing import Literal
 from rematbench.placement.goal import Objective
 from rematbench.placement.placement import Region
 from rematbench.solver.chain import Choice, Unit, UnitChain
-from rematbench.solver.schedule import OFFLOAD
+from rematbench.solver.schedule import NOTHING, OFFLOAD
 
 
 def region_of(path: str, save: str, batch_norm: Literal["as-is", "once"]) -> Region:
@@ -19,25 +19,37 @@ def region_of(path: str, save: str, batch_norm: Literal["as-is", "once"]) -> Reg
     return Region(path=path, save=save, batch_norm=batch_norm)
 
 
+BEGINNING = "beginning"
+"""Under which a unit's refusals say why no region may begin with it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Way:
     """One way to run one unit, measured by itself.
 
     Attributes:
-        save: what it saves, as a schedule says it; `everything` is the plain way.
+        save: what it saves, as a schedule says it; `everything` is the plain way, and a way with regions inside has a
+            name of its own.
         saved_bytes: allocated by the forward and there after it; boundary tensors are left out.
+        saved: the boundary tensors among the unit's inputs and outputs that it saves.
         forward_peak_bytes, backward_peak_bytes: as in `Choice`.
-        saves_outputs: whether a selective way saves all that the unit made and returns.
         recompute_s, recompute_flops: what backward redoes.
+        inside: regions over parts of the unit, their paths from the unit's module on; none for one over all of it.
     """
 
     save: str
     saved_bytes: int
+    saved: frozenset[int] = frozenset()
     forward_peak_bytes: int
     backward_peak_bytes: int
-    saves_outputs: bool = False
     recompute_s: float = 0.0
     recompute_flops: int = 0
+    inside: tuple[Region, ...] = ()
+
+    @property
+    def nests(self) -> bool:
+        """Whether it may be run inside another region, where torch would not free what a selective one caches."""
+        return bool(self.inside) and all(region.save == NOTHING for region in self.inside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +60,6 @@ class UnitProfile:
         path: of the module.
         chain, position: the container it is a block of, and where in it; None and -1 outside chains.
         inputs, outputs: the boundary tensors that go in and come out, by number.
-        saved: those of them that autograd saves for this unit's backward.
         ways: how it can be run, the plain way first.
         forward_bytes: peak of a forward that saves nothing.
         rerun_s, rerun_flops: of a forward up to its last saved tensor.
@@ -56,8 +67,9 @@ class UnitProfile:
         lasting_bytes: outputs of the model that the unit before made. They are there to the end of the step, so that
             they count from this unit's backward on, when the unit before may have given up its own hold on them.
         can_be_region: whether one call can be checkpointed.
-        refusals: why not, by what a region over the unit would save: in torch's words, or the user's own. Where
-            `nothing` is refused everything is.
+        begins: whether a region may begin with it.
+        refusals: why not, by what a region over the unit would save, or by `BEGINNING`: in torch's words, or the user's
+            own. Where `nothing` is refused everything is.
         follows: whether one region may span the unit before and this one. It is the next block of the same chain, was
             given what that one's call hands on, and nothing else that the one before returned is used by anyone later.
     """
@@ -67,7 +79,6 @@ class UnitProfile:
     position: int = -1
     inputs: frozenset[int]
     outputs: frozenset[int]
-    saved: frozenset[int]
     ways: tuple[Way, ...]
     forward_bytes: int
     forward_s: float
@@ -78,8 +89,18 @@ class UnitProfile:
     between_bytes: int = 0
     lasting_bytes: int = 0
     can_be_region: bool = True
+    begins: bool = True
     refusals: Mapping[str, str] = field(default_factory=dict)
     follows: bool = False
+
+    @property
+    def saved(self) -> frozenset[int]:
+        """The boundary tensors that autograd saves for this unit's backward, run plainly."""
+        return self.ways[0].saved
+
+    def way(self, save: str) -> Way:
+        """Return the way of that name."""
+        return next(way for way in self.ways if way.save == save)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,27 +155,27 @@ class Profile:
         return Unit(
             name=unit.path,
             # In FLOPs a transfer would be free, and everything would go over the bus.
-            choices=tuple(
-                self._choice(way, unit, live, seconds) for way in unit.ways if seconds or way.save != OFFLOAD
-            ),
+            choices=tuple(self._choice(way, live, seconds) for way in unit.ways if seconds or way.save != OFFLOAD),
             forward_bytes=unit.forward_bytes,
             forward_cost=forward,
             rerun_cost=min(forward, unit.rerun_s if seconds else float(unit.rerun_flops)),
             parameter_gradient_bytes=unit.parameter_gradient_bytes + unit.lasting_bytes,
             fixed_bytes=unit.between_bytes,
             can_be_region=unit.can_be_region,
+            begins=unit.begins,
         )
 
-    def _choice(self, way: Way, unit: UnitProfile, live: frozenset[int], seconds: bool) -> Choice:
-        saved = unit.saved if way.save == "everything" else unit.outputs if way.saves_outputs else frozenset()
+    def _choice(self, way: Way, live: frozenset[int], seconds: bool) -> Choice:
         # An output that goes into no later unit travels in no value, and yet is held where it is saved: attention's
         # weights, say, which most loops drop.
-        own_bytes = sum(self.tensor_bytes[tensor] for tensor in saved - live)
+        own_bytes = sum(self.tensor_bytes[tensor] for tensor in way.saved - live)
         return Choice(
             save=way.save,
             saved_bytes=way.saved_bytes + own_bytes,
-            saved_tensors=saved & live,
+            saved_tensors=way.saved & live,
             forward_peak_bytes=way.forward_peak_bytes,
             backward_peak_bytes=way.backward_peak_bytes,
             recompute_cost=way.recompute_s if seconds else float(way.recompute_flops),
+            holds_input=not way.inside,
+            nests=way.nests,
         )

@@ -3,12 +3,15 @@
 One forward is run in which every unit, the moment it is called, is measured by itself on its inputs: forward, what it
 saves, backward, and again by each save set. Only one unit's activations are there at a time, so a model can be profiled
 on a device that its plain step does not fit on. Units that do the same are measured once.
+
+A unit that is worth it is opened: it is profiled as a model of its own, and the regions over its parts that none beats
+become further ways to run it, measured like the others.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -22,10 +25,15 @@ from rematbench.placing.calls import Arguments, Call, departure, next_call
 from rematbench.placing.outline import CONTAINERS
 from rematbench.placing.parts import parts
 from rematbench.placing.shadowing import Forward, shadowed
-from rematbench.planner.profile import Profile, UnitProfile
+from rematbench.planner.profile import BEGINNING, Profile, UnitProfile, Way
+from rematbench.planner.scheduled import placement_of
 from rematbench.planner.signature import signature_of
-from rematbench.planner.unit_meter import UnitCall, UnitCosts, UnitMeter, as_saved, measure_unit
-from rematbench.solver.schedule import NOTHING, OFFLOAD
+from rematbench.planner.unit_call import UnitCall, as_saved, begun_with
+from rematbench.planner.unit_meter import UnitMeter
+from rematbench.planner.ways import Inside, UnitCosts, measure_unit
+from rematbench.solver.schedule import NOTHING, OFFLOAD, Schedule, UnitRegion
+from rematbench.solver.simulate import simulate
+from rematbench.solver.solve import frontier
 from rematbench.torch_internals import (
     DispatchMode,
     StorageReference,
@@ -38,17 +46,40 @@ from rematbench.torch_internals import (
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.step import Workload, batch_tensors, call, clear_gradients, loss_of
 
+_DEPTH = 2
+"""How far units are opened, and what is inside them."""
 
-def profile(workload: Workload, device: torch.device) -> Profile:
+_INSIDES = 4
+"""How many placements inside a unit are measured at most."""
+
+_WORTH = 1 / 128
+"""The share of the plain step's peak from which on a unit is worth to be opened."""
+
+
+def profile(workload: Workload, device: torch.device, *, plain_peak_bytes: int | None = None) -> Profile:
     """Measure every unit of a model, and the loss as the last of them.
 
     The model is left as it was but for what a forward changes in it (buffers, random state).
+
+    Args:
+        plain_peak_bytes: of the plain step; a unit that is small beside it is not opened.
     """
-    profiler = _Profiler(workload, UnitMeter(device))
+    meter = UnitMeter(device)
+    given = batch_tensors(workload.batch).values()
+    saves = (*SELECTIVE, OFFLOAD) if meter.can_offload else SELECTIVE
+    worth_bytes = int(_WORTH * (plain_peak_bytes or 0))
+    profiler = _Profiler(workload.module, given, meter, saves, depth=_DEPTH, worth_bytes=worth_bytes)
     with shadowed(parts(workload.module), profiler.around), profiler.between_units():
         output = call(workload)
-        profiler.loss(output)
+        profiler.loss(output, workload.loss_fn or loss_of)
+        clear_gradients(workload)
     return profiler.profile(output)
+
+
+def _spread(schedules: Sequence[Schedule], count: int) -> list[Schedule]:
+    """Return that many of them at even distances, the one of the least peak among them."""
+    step = max(1, -(-len(schedules) // count))
+    return list(schedules[::step])
 
 
 class _BoundaryTensors:
@@ -138,14 +169,23 @@ def _expected(place: _Place | None, call: Call, result: Any) -> _Expected | None
 class _Profiler:
     """Stands in front of every unit during the one forward."""
 
-    def __init__(self, workload: Workload, meter: UnitMeter) -> None:
-        self._workload = workload
+    def __init__(
+        self,
+        module: nn.Module,
+        given: Iterable[torch.Tensor],
+        meter: UnitMeter,
+        saves: Sequence[str],
+        *,
+        depth: int,
+        worth_bytes: int,
+    ) -> None:
+        self._module = module
         self._meter = meter
-        module = workload.module
+        self._saves = saves
+        self._depth = depth
+        self._worth_bytes = worth_bytes
         self._modules = parts(module)
-        static = (*module.parameters(), *module.buffers(), *batch_tensors(workload.batch).values())
-        self._tensors = _BoundaryTensors(iter(static))
-        self._saves = (*SELECTIVE, OFFLOAD) if meter.can_offload else SELECTIVE
+        self._tensors = _BoundaryTensors(iter((*module.parameters(), *module.buffers(), *given)))
         self._costs: dict[tuple[Any, ...] | None, UnitCosts] = {}
         self._uses = _Uses(self._note_used)
         self._measuring = False
@@ -153,6 +193,7 @@ class _Profiler:
         self._used: set[tuple[int, int]] = set()
         self._expected: _Expected | None = None
         self.units: list[UnitProfile] = []
+        self.unmeasured: dict[str, str] = {}
 
     def around(self, path: str, forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -201,19 +242,29 @@ class _Profiler:
         unit = UnitCall(forward=flat, leaves=tuple(leaves), members=(module,))
         with self._apart():
             versions = [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
-            digest = signature_of(unit, self._meter)
-            costs = self._costs_of(unit, (type(module), str(spec), str(specs), digest) if digest else None)
+            try:
+                digest = signature_of(unit, self._meter)
+                costs = self._costs_of(unit, (type(module), str(spec), str(specs), digest) if digest else None)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                costs = None
+                self.unmeasured[path] = f"{type(error).__name__}: {error}"
+        if costs is None:
+            # Torch, or the unit's own code, does not run it cut out of its graph. So it is no unit: it is run as the
+            # model does it, and counts as what is saved between two units.
+            self._expected = None
+            return forward(*arguments[0], **arguments[1])
+        with self._apart():
             with torch.no_grad():
                 outputs = list(flat(*leaves))
             ours = {id(leaf) for leaf in leaves}
-            outputs = [
-                leaf.detach().requires_grad_(at in costs.saved.needing)
-                if isinstance(leaf, torch.Tensor) and id(leaf) not in ours
-                else leaf
-                for at, leaf in enumerate(outputs)
-            ]
+            own = [at for at, leaf in enumerate(outputs) if id(leaf) not in ours]
+            needing = [own.index(at) for at in costs.saved.needing if at in own]
+            for at, made in zip(own, begun_with([outputs[at] for at in own], needing, []), strict=True):
+                outputs[at] = made
         if versions != [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]:
-            costs = replace(costs, refusals={NOTHING: "it changes its input in place", **costs.refusals})
+            costs = replace(costs, refusals={**costs.refusals, BEGINNING: "it changes its input in place"})
         result = pytree.tree_unflatten(outputs, specs[0])
         place = self._place(path)
         follows = self._follows(place, arguments) and not has_hooks(module)
@@ -223,18 +274,46 @@ class _Profiler:
 
     def _costs_of(self, unit: UnitCall, signature: tuple[Any, ...] | None) -> UnitCosts:
         """Return what was measured of a unit with this signature, or measure this one; None has no equal."""
-        costs = self._costs.get(signature) or measure_unit(self._meter, unit, self._saves)
+        costs = self._costs.get(signature) or measure_unit(
+            self._meter, unit, self._saves, lambda plain: self._insides(unit, plain)
+        )
         if signature is not None:
             self._costs[signature] = costs
         return costs
 
-    def loss(self, output: Any) -> None:
+    def _insides(self, unit: UnitCall, plain: Way) -> list[Inside]:
+        """Profile a unit as a model of its own, and return regions over its parts that none beats by prediction."""
+        (module,) = unit.members
+        size = plain.saved_bytes + plain.backward_peak_bytes
+        if self._depth == 0 or size < max(1, self._worth_bytes) or len(parts(module)) < 2:
+            return []
+        # The parts of a part are worth it where they are most of it: what is opened then is the one that matters.
+        worth_bytes = max(self._worth_bytes, size // 4)
+        tensors = [leaf for leaf in unit.leaves if isinstance(leaf, torch.Tensor)]
+        profiler = _Profiler(module, tensors, self._meter, (), depth=self._depth - 1, worth_bytes=worth_bytes)
+        with self._meter.undisturbed(unit), shadowed(parts(module), profiler.around), profiler.between_units():
+            output = unit.forward(*unit.fresh_leaves())
+        found = profiler.profile(output)
+        if len(found.units) < 2:
+            return []
+        everything = (UnitRegion(start=0, stop=len(found.units)),)
+        schedules = [
+            schedule for schedule in frontier(found.chain("flops")) if schedule.regions not in ((), everything)
+        ]
+        return [
+            Inside(
+                regions=placement_of("", found, schedule.regions).regions,
+                recompute_s=simulate(found.chain("time"), schedule.regions).cost,
+            )
+            for schedule in _spread(schedules, _INSIDES)
+        ]
+
+    def loss(self, output: Any, loss_fn: Callable[[Any], torch.Tensor]) -> None:
         """Measure what makes a loss of the output, as the last unit, and what the model does itself after its last one.
 
         The output is there as long as whoever runs the step holds it, whether the loss saves it or not.
         """
         leaves, spec = pytree.tree_flatten(output)
-        loss_fn = self._workload.loss_fn or loss_of
 
         def flat(*values: Any) -> tuple[Any, ...]:
             return (loss_fn(pytree.tree_unflatten(list(values), spec)),)
@@ -243,11 +322,10 @@ class _Profiler:
             costs = measure_unit(self._meter, UnitCall(forward=flat, leaves=tuple(leaves), members=()), ())
             end_bytes = self._meter.read_backward(loss_fn(output))
         plain, *_ = costs.ways
-        plain = replace(plain, backward_peak_bytes=max(plain.backward_peak_bytes, end_bytes))
-        saved = replace(costs.saved, inputs=tuple(range(len(leaves))))
-        costs = replace(costs, ways=(plain,), saved=saved, refusals={NOTHING: "it is the loss"})
+        way = replace(plain.way, backward_peak_bytes=max(plain.way.backward_peak_bytes, end_bytes))
+        plain = replace(plain, way=way, inputs=tuple(range(len(leaves))), outputs=())
+        costs = replace(costs, ways=(plain,), refusals={NOTHING: "it is the loss"})
         self._add(LOSS, costs, leaves, [], None, follows=False)
-        clear_gradients(self._workload)
 
     def _add(
         self, path: str, costs: UnitCosts, leaves: list[Any], outputs: list[Any], place: _Place | None, *, follows: bool
@@ -256,7 +334,17 @@ class _Profiler:
             self._tensors.note_gradient(leaves[at], held_bytes)
         output_numbers = self._tensors.numbers(outputs)
         can_be_region = NOTHING not in costs.refusals
-        saved = [*(leaves[at] for at in costs.saved.inputs), *(outputs[at] for at in costs.saved.outputs if outputs)]
+        begins = BEGINNING not in costs.refusals
+        ways = [
+            replace(
+                found.way,
+                saved=self._tensors.numbers(
+                    [*(leaves[at] for at in found.inputs), *(outputs[at] for at in found.outputs)]
+                ),
+            )
+            for found in costs.ways
+            if found.way.inside or found is costs.ways[0] or (can_be_region and begins)
+        ]
         self.units.append(
             UnitProfile(
                 path=path,
@@ -264,8 +352,7 @@ class _Profiler:
                 position=place.position if place else -1,
                 inputs=self._tensors.numbers(leaves),
                 outputs=output_numbers,
-                saved=self._tensors.numbers(saved),
-                ways=costs.ways if can_be_region else costs.ways[:1],
+                ways=tuple(ways),
                 forward_bytes=costs.forward_bytes,
                 forward_s=costs.forward_s,
                 forward_flops=costs.forward_flops,
@@ -273,6 +360,7 @@ class _Profiler:
                 rerun_flops=costs.rerun_flops,
                 parameter_gradient_bytes=0,
                 can_be_region=can_be_region,
+                begins=begins,
                 refusals=costs.refusals,
                 follows=follows,
             )
@@ -280,7 +368,7 @@ class _Profiler:
 
     def _place(self, path: str) -> _Place | None:
         parent, _, name = path.rpartition(".")
-        container = self._workload.module.get_submodule(parent)
+        container = self._module.get_submodule(parent)
         if path not in self._modules or not isinstance(container, CONTAINERS):
             return None
         position = [child for child, _ in children_of(container)].index(name)
@@ -328,8 +416,7 @@ class _Profiler:
             here = {number for position, number in self._used if position == at}
             made = self.units[at - 1].outputs if at else frozenset()
             follows = unit.follows and once and not made & (here | (later - unit.outputs))
-            refusals = unit.refusals if once else {NOTHING: "it is called more than once", **unit.refusals}
-            joined.append(replace(unit, can_be_region=unit.can_be_region and once, refusals=refusals, follows=follows))
+            joined.append(replace(unit, follows=follows))
             later |= unit.inputs | here
         return joined[::-1]
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from rematbench.planner.unit_meter import UnitCall, UnitMeter, as_saved
+from rematbench.planner.unit_call import UnitCall, as_saved
+from rematbench.planner.unit_meter import UnitMeter
 from rematbench.torch_internals import DispatchMode, StorageReference, pytree
 
 _PLAIN = (int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format, type(None))
@@ -33,7 +34,7 @@ def signature_of(call: UnitCall, meter: UnitMeter) -> str | None:
     """
     recorder = _Recorder()
     try:
-        with meter.undisturbed(), recorder, saved_tensors_hooks(recorder.pack, as_saved):
+        with meter.undisturbed(call), recorder, saved_tensors_hooks(recorder.pack, as_saved):
             recorder.note("inputs", call.leaves)
             replace(call, forward=recorder.noting_outputs(call)).step(recorder.phases)
     except torch.OutOfMemoryError:

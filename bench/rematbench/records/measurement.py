@@ -141,10 +141,12 @@ class PlanFacts(Record):
     Attributes:
         budget_bytes: of the step.
         budget_of: the placement whose measured peak it is, if it was given as one.
-        predicted_cost, bound_cost: recomputed by the plan, and at least by any schedule of whole units within the
-            budget (`rematbench.solver.bound`); None where that was not worked out.
-        bound_peak_bytes: no schedule of whole units peaks lower.
-        least_peak_bytes: the lowest that a plan reaches, as predicted.
+        predicted_peak_bytes, predicted_cost, plain_cost: None where the plan is a placement by hand.
+        predicted_cost, bound_cost: recomputed by the plan, and at least by any schedule of units within the budget
+            (`rematbench.solver.bound`); None where that was not worked out.
+        bound_peak_bytes: no schedule of units peaks lower.
+        least_peak_bytes: the lowest that a plan reaches, as predicted; of placements by hand, as measured.
+        by_hand: name of the placement by hand that it is, as no schedule of units fits; empty where one does.
         predicted_ratio: of the step's time to the plain step's; None where units were timed by themselves only.
         plain_cost: of one forward, to set costs against.
         tries: placements measured until this one.
@@ -153,14 +155,15 @@ class PlanFacts(Record):
 
     minimise: Literal["time", "flops"]
     budget_bytes: int
-    predicted_peak_bytes: int
+    predicted_peak_bytes: int | None = None
     measured_peak_bytes: int
-    predicted_cost: float
-    bound_cost: float | None
-    bound_peak_bytes: int
+    predicted_cost: float | None = None
+    bound_cost: float | None = None
+    bound_peak_bytes: int | None = None
     least_peak_bytes: int
-    plain_cost: float
+    plain_cost: float | None = None
     tries: int
+    by_hand: str = ""
     predicted_ratio: float | None = None
     budget_of: str | None = None
     below: PlanPoint | None = None

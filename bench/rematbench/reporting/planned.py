@@ -29,19 +29,25 @@ def explanation(row: Row) -> list[str]:
 def _result(row: Row, facts: PlanFacts) -> Iterator[str]:
     cells = row.cells
     regions = row.measurement.regions if row.measurement else None
+    predicted = f" (predicted {format_bytes(facts.predicted_peak_bytes)})" if facts.predicted_peak_bytes else ""
     yield (
         f"{cells['model']} · {row.name}: {len(regions.regions) if regions else 0} regions; the step peaks at "
-        f"{format_bytes(cells['peak_bytes'])} of a budget of {format_bytes(facts.budget_bytes)} (predicted "
-        f"{format_bytes(facts.predicted_peak_bytes)}), {format_bytes(cells['peak_bytes'] + cells['static_bytes'])} "
-        "with what is there before it"
+        f"{format_bytes(cells['peak_bytes'])} of a budget of {format_bytes(facts.budget_bytes)}{predicted}, "
+        f"{format_bytes(cells['peak_bytes'] + cells['static_bytes'])} with what is there before it"
     )
-    cost = f"recomputes {_cost(facts, facts.predicted_cost)}, {_share(facts, facts.predicted_cost)} of a forward"
+    if facts.by_hand:
+        yield f"it is `{facts.by_hand}`, placed by hand: no schedule of measured units fits"
+    parts = []
+    if facts.predicted_cost is not None:
+        parts += [
+            f"recomputes {_cost(facts, facts.predicted_cost)}, {_share(facts, facts.predicted_cost)} of a forward"
+        ]
     if row.step_ratio:
-        predicted = f" (predicted {format_ratio(facts.predicted_ratio)})" if facts.predicted_ratio else ""
-        cost += f"; takes {_interval(row.step_ratio)} the plain step{predicted}"
+        ratio = f" (predicted {format_ratio(facts.predicted_ratio)})" if facts.predicted_ratio else ""
+        parts += [f"takes {_interval(row.step_ratio)} the plain step{ratio}"]
     if cells["recompute_flops"] is not None:
-        cost += f"; {format_flops(cells['recompute_flops'])} recomputed as measured"
-    yield cost
+        parts += [f"{format_flops(cells['recompute_flops'])} recomputed as measured"]
+    yield from ["; ".join(parts)] if parts else []
     if cells["peer_peak_ratio"] is not None:
         step = f", {_interval(row.target_step_ratio)} its step" if row.target_step_ratio else ""
         yield f"against {facts.budget_of}: {format_ratio(cells['peer_peak_ratio'])} its peak{step}"
@@ -53,6 +59,8 @@ def _interval(ratio: Interval) -> str:
 
 def _around(facts: PlanFacts) -> Iterator[str]:
     """Say what the next points of the frontier would cost, for each MiB between them and this one."""
+    if facts.predicted_peak_bytes is None or facts.predicted_cost is None:
+        return
     for word, point in (("less", facts.below), ("more", facts.above)):
         if point is not None:
             mib_apart = abs(point.predicted_peak_bytes - facts.predicted_peak_bytes) / 2**20
@@ -65,15 +73,16 @@ def _around(facts: PlanFacts) -> Iterator[str]:
 
 
 def _bounds(facts: PlanFacts) -> Iterator[str]:
-    yield (
-        f"plans reach down to {format_bytes(facts.least_peak_bytes)}; no schedule of whole blocks goes below "
-        f"{format_bytes(facts.bound_peak_bytes)}"
-    )
-    if facts.bound_cost is not None:
+    reached = f"plans reach down to {format_bytes(facts.least_peak_bytes)}"
+    if facts.bound_peak_bytes is None:
+        yield reached
+        return
+    yield f"{reached}; no schedule of these units goes below {format_bytes(facts.bound_peak_bytes)}"
+    if facts.bound_cost is not None and facts.predicted_cost is not None:
         gap = facts.predicted_cost - facts.bound_cost
         yield (
-            f"any schedule of whole blocks within the budget recomputes at least {_cost(facts, facts.bound_cost)}: "
-            f"this plan is within {_share(facts, gap)} of a forward of the best (parts of blocks are not covered)"
+            f"any schedule of these units within the budget recomputes at least {_cost(facts, facts.bound_cost)}: "
+            f"this plan is within {_share(facts, gap)} of a forward of the best"
         )
 
 

@@ -99,8 +99,8 @@ class _Program:
                 like = [choice, *(other for other in unit.choices[1:] if other.nests and not index)]
                 needed = min(other.backward_peak_bytes for other in like) if number == time else 0
                 terms[holder] = min(other.saved_bytes for other in like) + needed
-                held = [at.saved(number, unit.choices.index(other)) for other in like]
-                for tensor in held[0].intersection(*held):
+                tensors = [at.saved(number, unit.choices.index(other)) for other in like]
+                for tensor in tensors[0].intersection(*tensors):
                     terms["tensor", time, tensor] = chain.tensor_bytes[tensor]
                     self._at_most({holder: 1, ("tensor", time, tensor): -1})
         held = sum(unit.fixed_bytes for unit in chain.units[: time + 1]) + at.gradients[time + 1]

@@ -55,6 +55,8 @@ class Unit:
         fixed_bytes: held from just before the unit until its backward is over, whatever the placement. Only a unit that
             does not join the one before it may have any.
         can_be_region: whether a region may cover it.
+        begins: whether a region may begin with it; not one that changes its input in place, which a region over the
+            unit before as well may cover.
     """
 
     name: str
@@ -65,13 +67,14 @@ class Unit:
     parameter_gradient_bytes: int = 0
     fixed_bytes: int = 0
     can_be_region: bool = True
+    begins: bool = True
 
     def __post_init__(self) -> None:
         if not self.choices or self.choices[0].recompute_cost:
             raise ValueError(f"{self.name}: the first choice is the plain one, which recomputes nothing")
         if not 0 <= self.rerun_cost <= self.forward_cost:
             raise ValueError(f"{self.name}: rerun_cost is from 0 to forward_cost")
-        if len(self.choices) > 1 and not self.can_be_region:
+        if any(choice.holds_input for choice in self.choices[1:]) and not (self.can_be_region and self.begins):
             raise ValueError(f"{self.name}: a selective choice is a region, and the unit cannot be one")
 
 

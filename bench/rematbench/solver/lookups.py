@@ -46,7 +46,10 @@ class Lookups:
         for start in reversed(range(len(units))):
             joined = start + 1 < len(units) and joins[start] and units[start + 1].can_be_region
             ends[start] = (ends[start + 1] if joined else start + 1) if units[start].can_be_region else start
-        return [self._some(np.arange(start + 1, end + 1), start) for start, end in enumerate(ends)]
+        return [
+            self._some(np.arange(start + 1, (end if units[start].begins else start) + 1), start)
+            for start, end in enumerate(ends)
+        ]
 
     def _some(self, stops: Array, start: int) -> Array:
         far = stops % self.stride == 0 if start % self.stride == 0 else np.zeros(len(stops), bool)

@@ -45,7 +45,7 @@ def _runs(chain: UnitChain) -> Iterator[tuple[int, int]]:
     start = 0
     for at in range(1, len(chain.units) + 1):
         if at == len(chain.units) or not chain.joins[at - 1] or not chain.units[at].can_be_region:
-            if at - start > 1 and chain.units[start].can_be_region:
+            if at - start > 1 and all(unit.can_be_region and unit.begins for unit in chain.units[start:at]):
                 yield start, at
             start = at
 

@@ -85,17 +85,23 @@ def _check(chain: UnitChain, region: UnitRegion) -> None:
     if not 0 <= region.start < region.stop <= len(chain.units):
         raise ValueError(f"{region} is no range of {len(chain.units)} units")
     covered = chain.units[region.start : region.stop]
-    if not all(chain.joins[region.start : region.stop - 1]) or not all(unit.can_be_region for unit in covered):
+    is_inside = region.save != NOTHING and not _choice(chain, region).holds_input
+    may = all(unit.can_be_region for unit in covered) and covered[0].begins
+    if not all(chain.joins[region.start : region.stop - 1]) or not (may or is_inside):
         raise ValueError(f"{region} covers what no region may cover")
 
 
 def _element(chain: UnitChain, region: UnitRegion) -> _Element:
     if region.save == NOTHING:
         return _Element(start=region.start, stop=region.stop, choice=None)
+    return _Element(start=region.start, stop=region.stop, choice=_choice(chain, region))
+
+
+def _choice(chain: UnitChain, region: UnitRegion) -> Choice:
     offered = {choice.save: choice for choice in chain.units[region.start].choices[1:]}
     if region.stop != region.start + 1 or region.save not in offered:
         raise ValueError(f"{region} saves what no unit offers")
-    return _Element(start=region.start, stop=region.stop, choice=offered[region.save])
+    return offered[region.save]
 
 
 def _close(chain: UnitChain, open_: list[_Element], at: int, until: int) -> int:

@@ -1,0 +1,200 @@
+"""The ways to run one unit, each measured by itself: plainly, recomputed, by each save set, and with regions inside."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from rematbench.measuring.equality import compare
+from rematbench.placement.placement import Placement, Region
+from rematbench.placing.apply import applied
+from rematbench.planner.profile import Way
+from rematbench.planner.unit_call import CannotCheckpointError, UnitCall, as_refusal
+from rematbench.planner.unit_meter import SavedTensors, UnitMeter
+from rematbench.solver.schedule import NOTHING, OFFLOAD
+from rematbench.traces.replay import Reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredWay:
+    """A way as measured, before its boundary tensors have numbers.
+
+    Attributes:
+        inputs, outputs: positions of those it saves, among the leaves of the unit's inputs and of its outputs.
+    """
+
+    way: Way
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitCosts:
+    """A unit's numbers, whichever tensors of the model it runs on; units that do the same have the same.
+
+    Attributes:
+        ways: how it can be run, the plain way first.
+        forward_bytes, forward_s, forward_flops, rerun_flops, refusals: as in `UnitProfile`.
+        gradient_bytes: what the gradient of each input that requires one holds, by its position among the leaves.
+    """
+
+    saved: SavedTensors
+    ways: tuple[MeasuredWay, ...]
+    gradient_bytes: Mapping[int, int]
+    forward_bytes: int
+    forward_s: float
+    forward_flops: int
+    rerun_flops: int
+    refusals: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """Regions over parts of a unit, their paths from its module on, and the seconds they recompute as predicted."""
+
+    regions: tuple[Region, ...]
+    recompute_s: float
+
+
+def measure_unit(
+    meter: UnitMeter,
+    call: UnitCall,
+    saves: Sequence[str],
+    insides: Callable[[Way], Iterable[Inside]] = lambda _plain: (),
+) -> UnitCosts:
+    """Measure a unit plainly, recomputed, by each save set, and with each of some regions inside.
+
+    What it cannot be run as is told in `refusals`; every way fails by itself.
+    """
+    meter.read(call)  # discarded: the first step of a kernel allocates what none after it does
+    saved = meter.saved(call)
+    forward_flops, plain_flops = meter.flops(call)
+    plain = _plain_way(meter, call, saved, "everything")
+    gradient_bytes = tuple(call.gradient_bytes)
+    refusals: dict[str, str] = {}
+    rerun_flops = 0
+    ways = [plain]
+    if not saved.needing:
+        refusals[NOTHING] = "none of its outputs requires a gradient"
+    else:
+        with _noting(refusals, NOTHING):
+            rerun_flops = max(0, meter.flops(call, call.saving(NOTHING))[1] - plain_flops)
+            _refuse_other_training(meter, call)
+    for save in saves if NOTHING not in refusals else ():
+        with _noting(refusals, save):
+            found = _selective_way(meter, call, save, saved, plain_flops)
+            if found.way.saved_bytes < plain.way.saved_bytes:
+                ways.append(found)
+    if saved.needing and call.members:
+        ways += _ways_inside(meter, call, insides, plain, plain_flops)
+    return UnitCosts(
+        saved=saved,
+        ways=tuple(ways),
+        gradient_bytes=dict(zip(call.needing, gradient_bytes, strict=False)),
+        forward_bytes=meter.read_unsaved(call),
+        forward_s=meter.forward_s(call),
+        forward_flops=forward_flops,
+        rerun_flops=rerun_flops,
+        refusals=refusals,
+    )
+
+
+@contextmanager
+def _noting(refusals: dict[str, str], save: str) -> Iterator[None]:
+    """Note why a unit cannot be run so."""
+    try:
+        yield
+    except CannotCheckpointError as error:
+        refusals.setdefault(save, str(error))
+    else:
+        return
+    # A traceback holds the unit's tensors in a cycle, and their release would be part of what is metered next.
+    gc.collect()
+
+
+def _refuse_other_training(meter: UnitMeter, call: UnitCall) -> None:
+    """Refuse a unit that leaves other gradients or buffers behind when recomputed, where running it twice does not.
+
+    Raises:
+        CannotCheckpointError: it reads what it has written, as a running average or a codebook, or draws by itself.
+    """
+    with as_refusal():
+        plain, recomputed = meter.outcome(call), meter.outcome(call, call.saving(NOTHING))
+        found = compare(plain, plain, recomputed)
+        if found.gradients == "bitwise" and found.buffers == "equal":
+            return
+        found = compare(plain, meter.outcome(call), recomputed)
+    if found.buffers == "different":
+        raise CannotCheckpointError(f"recomputing it changes its buffer {found.buffer} once more")
+    if found.gradients == "different":
+        raise CannotCheckpointError(f"recomputing it changes the gradient of its {found.gradients_worst}")
+
+
+def _ways_inside(
+    meter: UnitMeter, call: UnitCall, insides: Callable[[Way], Iterable[Inside]], plain: MeasuredWay, plain_flops: int
+) -> Iterator[MeasuredWay]:
+    """Measure the unit with regions inside; what cannot be run so, or needs no less than the plain way, is left out."""
+    (module,) = call.members
+    try:
+        with as_refusal():
+            candidates = list(insides(plain.way))
+    except CannotCheckpointError:
+        candidates = []
+    for number, inside in enumerate(candidates, start=1):
+        name = f"inside {number}"
+        try:
+            with as_refusal(), applied(module, Placement(name=name, regions=inside.regions)):
+                found = _plain_way(meter, call, meter.saved(call), name)
+                flops = meter.flops(call)[1]
+        except CannotCheckpointError:
+            gc.collect()
+            continue
+        way = replace(
+            found.way,
+            recompute_s=inside.recompute_s,
+            recompute_flops=max(0, flops - plain_flops),
+            inside=inside.regions,
+        )
+        before = plain.way
+        if way.saved_bytes < before.saved_bytes or way.backward_peak_bytes < before.backward_peak_bytes:
+            yield replace(found, way=way)
+
+
+def _plain_way(meter: UnitMeter, call: UnitCall, saved: SavedTensors, name: str) -> MeasuredWay:
+    reading = meter.read(call)
+    way = Way(
+        save=name,
+        # What is saved of the outputs is a boundary tensor's to count.
+        saved_bytes=reading.held_bytes - meter.end_bytes - saved.new_saved_bytes,
+        forward_peak_bytes=reading.phase_peak_bytes["forward"] - meter.end_bytes,
+        backward_peak_bytes=_backward_peak(reading, saved),
+    )
+    return MeasuredWay(way=way, inputs=saved.inputs, outputs=saved.outputs)
+
+
+def _selective_way(meter: UnitMeter, call: UnitCall, save: str, saved: SavedTensors, plain_flops: int) -> MeasuredWay:
+    checkpointed = call.saving(save)
+    # A policy's cache holds tensors that no hook sees. Whether the outputs are among them shows in the difference: a
+    # step that holds its outputs holds no more than one that drops them.
+    reading, holding = meter.read(call, checkpointed), meter.read(call, checkpointed, holding=True)
+    saved_of_outputs = saved.new_bytes - (holding.held_bytes - reading.held_bytes)
+    whole = bool(saved.new_bytes) and saved_of_outputs == saved.new_bytes
+    _, flops = meter.flops(call, checkpointed)
+    # Offloading recomputes nothing, so that it keeps no random state.
+    region_bytes = 0 if save == OFFLOAD else meter.region_bytes
+    way = Way(
+        save=save,
+        saved_bytes=reading.held_bytes - meter.end_bytes - region_bytes - (saved_of_outputs if whole else 0),
+        forward_peak_bytes=reading.phase_peak_bytes["forward"] - meter.end_bytes,
+        backward_peak_bytes=_backward_peak(reading, saved),
+        recompute_s=meter.extra_s(call, checkpointed),
+        recompute_flops=max(0, flops - plain_flops),
+    )
+    return MeasuredWay(way=way, outputs=saved.made if whole else ())
+
+
+def _backward_peak(reading: Reading, saved: SavedTensors) -> int:
+    """Return the peak above what is there when backward begins: what is held, and the gradients of the outputs."""
+    return max(0, reading.phase_peak_bytes["backward"] - reading.held_bytes - saved.gradient_bytes)
