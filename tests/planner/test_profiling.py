@@ -154,7 +154,7 @@ def test_a_loss_inside_the_model_is_predicted_too(text: str) -> None:
     assert predicted.peak_bytes > 3 * 1000 * 500 * 4
 
 
-def test_a_module_called_twice_is_no_region() -> None:
+def test_a_module_called_twice_is_two_units() -> None:
     block = nn.Sequential(nn.Linear(8, 8))
 
     class Twice(nn.Module):
@@ -167,8 +167,8 @@ def test_a_module_called_twice_is_no_region() -> None:
 
     found = profile(Workload(module=Twice(), batch=(torch.randn(4, 8),)), CPU)
     assert [(unit.path, unit.can_be_region) for unit in found.units[:3]] == [
-        ("blocks.0", False),
-        ("blocks.0", False),
+        ("blocks.0", True),
+        ("blocks.0", True),
         ("blocks.1", True),
     ]
 
@@ -491,8 +491,8 @@ def test_the_reason_why_a_unit_cannot_be_a_region_is_kept() -> None:
     for parameter in blocks[0].parameters():
         parameter.requires_grad_(False)
     found = profile(Workload(module=blocks, batch=(torch.randn(512, 16),)), CPU)
-    assert [unit.can_be_region for unit in found.units] == [False, True, False, False, True, False]
-    reasons = [unit.refusals.get("nothing", "") for unit in found.units]
+    assert [unit.can_be_region and unit.begins for unit in found.units] == [False, True, False, False, True, False]
+    reasons = [unit.refusals.get("beginning") or unit.refusals.get("nothing") or "" for unit in found.units]
     assert reasons[0] == "none of its outputs requires a gradient"
     assert reasons[2].startswith("CheckpointError: ")
     assert reasons[3] == "it changes its input in place"

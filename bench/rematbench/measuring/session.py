@@ -114,6 +114,13 @@ class Session:
                 self._equalities[placement.regions] = compare(*self._plain, self._outcome())
         return self._equalities.get(placement.regions)
 
+    def writes_buffers(self) -> bool:
+        """Tell whether the plain step changes a buffer; False as well where there is no plain step."""
+        self.fresh()
+        now = dict(self.workload.module.named_buffers())
+        after = self._plain[0].buffers if self._plain else {}
+        return any(name not in now or not torch.equal(now[name].cpu(), kept) for name, kept in after.items())
+
     def timed_step(self, placement: Placement) -> float:
         """Return the seconds of one step under a placement; applying and removing it are not counted."""
         with applied(self.workload.module, placement):

@@ -35,7 +35,8 @@ class Options(BaseModel):
         preserve_rng: replay the random state of the forward in the recomputation.
         early_stop: stop a recomputation once all that backward needs is there (non-reentrant only; around scripted
             modules it runs to its end, since their interpreter cannot be left midway).
-        batch_norm: `as-is` updates running statistics again in the recomputation (pytorch#96136); `once` does not.
+        batch_norm: `as-is` updates running statistics again in the recomputation (pytorch#96136); `once` does not, and
+            puts other buffers back that the forward writes, such as counters.
         offload: tensors kept for backward through autograd wait in host memory (`save_on_cpu`).
     """
 

@@ -1,15 +1,15 @@
-"""Batch norm's running statistics during a recomputation (pytorch#96136: torch updates them a second time)."""
+"""Buffers during a recomputation, which writes them a second time: running statistics (pytorch#96136), counters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from rematbench.torch_internals import BatchNorm
+from rematbench.torch_internals import BatchNorm, buffers_of, write_count
 
 _UNCOUNTED = torch.empty((), dtype=torch.long, device="meta")
 
@@ -38,3 +38,53 @@ def frozen_statistics(norms: Iterable[Any]) -> Iterator[None]:
     finally:
         for norm, momentum, counter in before:
             norm.momentum, norm.num_batches_tracked = momentum, counter
+
+
+class Place(NamedTuple):
+    """Where a buffer stands: in a module's buffers, under its name."""
+
+    home: dict[str, Any]
+    name: str
+
+    @property
+    def tensor(self) -> torch.Tensor | None:
+        """The buffer that stands there now."""
+        return self.home.get(self.name)
+
+
+class BuffersOnce:
+    """Lets what a region's forward writes to buffers count once: a recomputation finds and leaves them as they are.
+
+    Those of batch norms are not touched at all; of others, what the forward was seen to write is put back.
+    """
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        modules = [module for member in members for module in member.modules()]
+        self._norms = batch_norms(modules)
+        others = [module for module in modules if not isinstance(module, BatchNorm | torch.jit.ScriptModule)]
+        self._places = [Place(buffers_of(module), name) for module in others for name in buffers_of(module)]
+
+    @contextmanager
+    def noting(self, written: list[Place]) -> Iterator[None]:
+        """Run the forward; `written` becomes where it writes, or puts another tensor."""
+        before = [
+            (place, tensor, write_count(tensor)) for place in self._places if (tensor := place.tensor) is not None
+        ]
+        yield
+        written[:] = [
+            place for place, tensor, count in before if place.tensor is not tensor or write_count(tensor) != count
+        ]
+
+    @contextmanager
+    def unwritten(self, written: Iterable[Place]) -> Iterator[None]:
+        """Run the recomputation, and put back what it writes."""
+        kept = [(place, tensor, tensor.detach().clone()) for place in written if (tensor := place.tensor) is not None]
+        try:
+            with frozen_statistics(self._norms):
+                yield
+        finally:
+            for place, tensor, value in kept:
+                place.home[place.name] = tensor
+                if not torch.equal(tensor, value):
+                    with torch.no_grad():
+                        tensor.copy_(value)

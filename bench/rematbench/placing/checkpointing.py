@@ -18,7 +18,7 @@ from torch.utils.checkpoint import (
 )
 
 from rematbench.placement.placement import Region
-from rematbench.placing.batch_norm import batch_norms, frozen_statistics
+from rematbench.placing.batch_norm import BuffersOnce, Place
 from rematbench.placing.policies import load_policy
 from rematbench.torch_internals import pytree
 
@@ -36,9 +36,9 @@ def checkpointer(region: Region, members: Sequence[nn.Module]) -> Checkpointer:
     if region.save == "everything":
         call: Checkpointer = _plain
     else:
-        norms = batch_norms(members) if region.batch_norm == "once" else []
+        once = BuffersOnce(members) if region.batch_norm == "once" else None
         early_stop = region.early_stop and not _is_scripted(members)
-        call = partial(_checkpoint, region, _contexts(region), norms, early_stop)
+        call = partial(_checkpoint, region, _contexts(region), once, early_stop)
     return partial(_offloaded, call) if region.offload else call
 
 
@@ -64,7 +64,7 @@ def _contexts(region: Region) -> Callable[[], tuple[AbstractContextManager[Any],
 def _checkpoint(
     region: Region,
     contexts: Callable[[], Any],
-    norms: list[nn.Module],
+    once: BuffersOnce | None,
     early_stop: bool,
     forward: Forward,
     args: tuple[Any, ...],
@@ -76,7 +76,7 @@ def _checkpoint(
     saves only those through autograd, so a tensor inside a tuple would outlive the enclosing region's forward.
     """
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    call = _Call(forward, spec, norms)
+    call = _Call(forward, spec, once)
     variant: dict[str, Any] = {} if region.reentrant else {"context_fn": contexts}
     with set_checkpoint_early_stop(early_stop):
         flat = checkpoint(
@@ -88,17 +88,23 @@ def _checkpoint(
 class _Call:
     """One call of a region: its first run is the forward, every later one a recomputation."""
 
-    def __init__(self, forward: Forward, spec: pytree.TreeSpec, norms: list[nn.Module]) -> None:
+    def __init__(self, forward: Forward, spec: pytree.TreeSpec, once: BuffersOnce | None) -> None:
         self._forward = forward
         self._spec = spec
-        self._norms = norms
+        self._once = once
+        self._written: list[Place] = []
         self._ran = False
         self.output_spec: pytree.TreeSpec
 
     def __call__(self, *leaves: Any) -> tuple[Any, ...]:
         args, kwargs = pytree.tree_unflatten(list(leaves), self._spec)
         recomputing, self._ran = self._ran, True
-        with frozen_statistics(self._norms) if recomputing else nullcontext():
+        with self._buffers(recomputing):
             output = self._forward(*args, **kwargs)
         flat, self.output_spec = pytree.tree_flatten(output)
         return tuple(flat)
+
+    def _buffers(self, recomputing: bool) -> AbstractContextManager[None]:
+        if self._once is None:
+            return nullcontext()
+        return self._once.unwritten(self._written) if recomputing else self._once.noting(self._written)

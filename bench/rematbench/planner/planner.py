@@ -22,7 +22,7 @@ from rematbench.placing.outline import outline
 from rematbench.planner.by_hand import by_hand, in_units
 from rematbench.planner.ckptplan import regions_by_ckptplan
 from rematbench.planner.in_step import timed_in_step
-from rematbench.planner.profile import Profile
+from rematbench.planner.profile import BEGINNING, Profile
 from rematbench.planner.profiling import profile
 from rematbench.planner.scheduled import placement_of
 from rematbench.records.measurement import PlanFacts, PlanPoint
@@ -166,7 +166,7 @@ class Planner:
         """
         if self._session.plain_peak_bytes is not None:
             yield self._candidate(()), self._session.plain_peak_bytes
-        options = {"batch_norm": "once"} if self._has_batch_norm else {}
+        options = {"batch_norm": "once"} if self._writes_buffers else {}
         for placement in by_hand(self._outline, options):
             predicted = self._predicted_by_hand(placement) if below_bytes < math.inf else None
             if predicted is not None and predicted >= below_bytes:
@@ -259,7 +259,7 @@ class Planner:
 
         Only what is handed out carries one.
         """
-        batch_norm: Literal["as-is", "once"] = "once" if self._has_batch_norm else "as-is"
+        batch_norm: Literal["as-is", "once"] = "once" if self._writes_buffers else "as-is"
         return placement_of(name, self.profile, regions, batch_norm, fingerprint)
 
     def _handed_out(self, name: str, regions: Iterable[UnitRegion]) -> Placement:
@@ -270,8 +270,8 @@ class Planner:
         return outline(self._session.workload.module)
 
     @cached_property
-    def _has_batch_norm(self) -> bool:
-        return bool(batch_norms([self._session.workload.module]))
+    def _writes_buffers(self) -> bool:
+        return bool(batch_norms([self._session.workload.module])) or self._session.writes_buffers()
 
     @property
     def _last_refusal(self) -> str:
@@ -289,7 +289,7 @@ class Planner:
             refusal = f": {self._last_refusal}" if self._refused else ""
             return f"{said}, by hand; no schedule of units gets there{refusal}"
         unit = self.profile.units[simulate(chain, schedules[0].regions).peak_unit]
-        refused = unit.refusals.get(NOTHING)
+        refused = unit.refusals.get(NOTHING) or unit.refusals.get(BEGINNING)
         return f"{said}, set by {unit.path}" + (f", which cannot be a region: {refused}" if refused else "")
 
 

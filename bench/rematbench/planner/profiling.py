@@ -28,7 +28,7 @@ from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import BEGINNING, Profile, UnitProfile, Way
 from rematbench.planner.scheduled import placement_of
 from rematbench.planner.signature import signature_of
-from rematbench.planner.unit_call import UnitCall, as_saved, begun_with
+from rematbench.planner.unit_call import UnitCall, UnitError, as_saved, begun_with
 from rematbench.planner.unit_meter import UnitMeter
 from rematbench.planner.ways import Inside, UnitCosts, measure_unit
 from rematbench.solver.schedule import NOTHING, OFFLOAD, Schedule, UnitRegion
@@ -41,7 +41,6 @@ from rematbench.torch_internals import (
     has_hooks,
     pytree,
     storage_key,
-    write_count,
 )
 from rematbench.traces.timeline import LOSS
 from rematbench.workload.step import Workload, batch_tensors, call, clear_gradients, loss_of
@@ -241,15 +240,12 @@ class _Profiler:
         module = self._modules[path]
         unit = UnitCall(forward=flat, leaves=tuple(leaves), members=(module,))
         with self._apart():
-            versions = [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
             try:
                 digest = signature_of(unit, self._meter)
                 costs = self._costs_of(unit, (type(module), str(spec), str(specs), digest) if digest else None)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:
+            except UnitError as error:
                 costs = None
-                self.unmeasured[path] = f"{type(error).__name__}: {error}"
+                self.unmeasured[path] = str(error)
         if costs is None:
             # Torch, or the unit's own code, does not run it cut out of its graph. So it is no unit: it is run as the
             # model does it, and counts as what is saved between two units.
@@ -263,8 +259,6 @@ class _Profiler:
             needing = [own.index(at) for at in costs.saved.needing if at in own]
             for at, made in zip(own, begun_with([outputs[at] for at in own], needing, []), strict=True):
                 outputs[at] = made
-        if versions != [write_count(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]:
-            costs = replace(costs, refusals={**costs.refusals, BEGINNING: "it changes its input in place"})
         result = pytree.tree_unflatten(outputs, specs[0])
         place = self._place(path)
         follows = self._follows(place, arguments) and not has_hooks(module)
@@ -292,7 +286,10 @@ class _Profiler:
         tensors = [leaf for leaf in unit.leaves if isinstance(leaf, torch.Tensor)]
         profiler = _Profiler(module, tensors, self._meter, (), depth=self._depth - 1, worth_bytes=worth_bytes)
         with self._meter.undisturbed(unit), shadowed(parts(module), profiler.around), profiler.between_units():
-            output = unit.forward(*unit.fresh_leaves())
+            try:
+                output = unit.run(unit.fresh_leaves())
+            except UnitError:
+                return []
         found = profiler.profile(output)
         if len(found.units) < 2:
             return []

@@ -26,7 +26,7 @@ def placement_of(
 
 def _written(profile: Profile, region: schedule.UnitRegion, batch_norm: Literal["as-is", "once"]) -> Iterator[Region]:
     first, last = profile.units[region.start], profile.units[region.stop - 1]
-    inside = () if region.save == schedule.NOTHING else first.way(region.save).inside
+    inside = next((way.inside for way in first.ways if way.save == region.save), ())
     if inside:
         for inner in inside:
             path = RegionPath.of_module(first.path).below(RegionPath(inner.path))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from rematbench.planner.unit_call import UnitCall, as_saved
+from rematbench.planner.unit_call import UnitCall, UnitError, as_saved
 from rematbench.planner.unit_meter import UnitMeter
 from rematbench.torch_internals import DispatchMode, StorageReference, pytree
 
@@ -39,9 +39,9 @@ def signature_of(call: UnitCall, meter: UnitMeter) -> str | None:
             replace(call, forward=recorder.noting_outputs(call)).step(recorder.phases)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, _IndescribableError):
+    except (RuntimeError, UnitError, _IndescribableError):
         # Torch's refusals are RuntimeErrors, NotImplementedErrors among them. An error of the unit's own comes up
-        # again when it is measured, and is not caught there.
+        # again when it is measured.
         return None
     return recorder.digest()
 

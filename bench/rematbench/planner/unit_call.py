@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,8 +18,8 @@ from rematbench.torch_internals import storage_key
 from rematbench.workload.step import Phases, Workload
 
 
-class CannotCheckpointError(Exception):
-    """The unit, or torch, raised while the unit ran under a checkpoint. Says what; never leaves this room."""
+class UnitError(Exception):
+    """The unit, or torch, raised while the unit ran cut out of its model. Says what; never leaves this room."""
 
 
 def as_saved(tensor: torch.Tensor) -> torch.Tensor:
@@ -128,27 +128,34 @@ class UnitCall:
     def fresh_leaves(self) -> tuple[Any, ...]:
         return begun_with(self.leaves, self.needing, self.gradient_bytes)
 
+    def run(self, leaves: tuple[Any, ...], checkpointed: Checkpointer | None = None) -> tuple[Any, ...]:
+        """Return the outputs for these inputs.
+
+        Raises:
+            UnitError: the unit or torch raised.
+        """
+        with as_unit_error():
+            return checkpointed(self.forward, leaves, {}) if checkpointed else self.forward(*leaves)
+
     def step(self, phases: Phases, checkpointed: Checkpointer | None = None, *, holding: bool = False) -> None:
         """Run forward and backward, as `checkpointed` does if it is given; gradients are dropped at the end.
 
         Outputs are dropped right after forward unless `holding`, so that only what backward needs is there.
 
         Raises:
-            CannotCheckpointError: the unit or torch raised while it ran under the checkpoint.
+            UnitError: the unit or torch raised.
         """
-        guarded = as_refusal if checkpointed else nullcontext
         leaves = self.fresh_leaves()
         try:
             with phases("forward"):
-                with guarded():
-                    outputs = checkpointed(self.forward, leaves, {}) if checkpointed else self.forward(*leaves)
+                outputs = self.run(leaves, checkpointed)
                 end = _EndUnit.apply(*_differentiable(outputs))  # type: ignore[no-untyped-call]
                 held = outputs if holding else ()
                 del outputs
             with phases("backward"):
                 del held
                 if end.requires_grad:
-                    with guarded():
+                    with as_unit_error():
                         end.backward()
         finally:
             for parameter in self.parameters:
@@ -173,11 +180,12 @@ def begun_with(leaves: Iterable[Any], needing: Collection[int], gradient_bytes: 
 
 
 @contextmanager
-def as_refusal() -> Iterator[None]:
-    """Tell what a unit under a checkpoint raises from what our own measuring does.
+def as_unit_error() -> Iterator[None]:
+    """Tell what a unit raises from what our own measuring does.
 
-    Its forward runs twice and is held to the same tensors, under dispatch modes of torch's where it saves selectively.
-    So anything may come: a `CheckpointError`, an operator without a rule, or an exception of the user's own code.
+    Cut out of its graph it may miss what the model does around it. Under a checkpoint its forward runs twice and is
+    held to the same tensors, under dispatch modes of torch's where it saves selectively. So anything may come: a
+    `CheckpointError`, an operator without a rule, or an exception of the user's own code.
     """
     try:
         yield
@@ -185,7 +193,7 @@ def as_refusal() -> Iterator[None]:
         raise
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), "")
-        raise CannotCheckpointError(f"{type(error).__name__}: {first_line}".removesuffix(": ")) from error
+        raise UnitError(f"{type(error).__name__}: {first_line}".removesuffix(": ")) from error
 
 
 def _differentiable(outputs: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:

@@ -14,8 +14,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from rematbench.measuring.equality import Outcome
 from rematbench.measuring.flops import FlopMeter
 from rematbench.measuring.meter import Meter, meter_for
+from rematbench.placing.calls import versions, written_since
 from rematbench.placing.checkpointing import Checkpointer
-from rematbench.planner.unit_call import UnitCall, as_saved, needs_gradient
+from rematbench.planner.unit_call import UnitCall, as_saved, as_unit_error, needs_gradient
 from rematbench.torch_internals import storage_key
 from rematbench.traces.replay import Reading
 from rematbench.workload.devices import clock_for
@@ -87,7 +88,7 @@ class UnitMeter:
 
         def step(phases: Phases) -> None:
             with phases("forward"), saved_tensors_hooks(lambda _tensor: None, as_saved):
-                call.forward(*call.fresh_leaves())
+                call.run(call.fresh_leaves())
 
         with self.undisturbed(call):
             return self._meter.read(step).peak_bytes
@@ -119,7 +120,7 @@ class UnitMeter:
         with self.undisturbed(call), saved_tensors_hooks(pack, as_saved):
             start = self._clock()
             leaves = call.fresh_leaves()
-            outputs = call.forward(*leaves)
+            outputs = call.run(leaves)
             stop = self._clock()
         before = {storage_key(leaf) for leaf in (*leaves, *call.parameters) if isinstance(leaf, torch.Tensor)}
         new = {
@@ -146,7 +147,7 @@ class UnitMeter:
         with self.undisturbed(call):
             leaves = call.fresh_leaves()
             start = self._clock()
-            call.forward(*leaves)
+            call.run(leaves)
             return self._clock() - start
 
     def extra_s(self, call: UnitCall, checkpointed: Checkpointer) -> float:
@@ -159,6 +160,14 @@ class UnitMeter:
             call.step(unmarked, checkpointed)
             return self._clock() - start
 
+    def writes_inputs(self, call: UnitCall) -> bool:
+        """Tell whether the unit changes what it is given in place."""
+        with self.undisturbed(call):
+            leaves = call.fresh_leaves()
+            before = versions(leaves)
+            call.run(leaves)
+            return written_since(before) is not None
+
     def outcome(self, call: UnitCall, checkpointed: Checkpointer | None = None) -> Outcome:
         """Return what a step leaves behind: the gradients of its inputs and parameters, and its buffers."""
         found: dict[str, torch.Tensor | None] = {}
@@ -167,9 +176,10 @@ class UnitMeter:
                 leaves = call.fresh_leaves()
                 for at in call.needing:
                     leaves[at].register_hook(lambda gradient, at=at: found.update({f"input {at}": _copy(gradient)}))
-                outputs = checkpointed(call.forward, leaves, {}) if checkpointed else call.forward(*leaves)
+                outputs = call.run(leaves, checkpointed)
                 ends = [output for output in outputs if needs_gradient(output)]
-                torch.autograd.backward(ends, [_uneven(output) for output in ends])
+                with as_unit_error():
+                    torch.autograd.backward(ends, [_uneven(output) for output in ends])
                 named = {name: own for member in call.members for name, own in member.named_parameters()}
                 buffers = {name: own for member in call.members for name, own in member.named_buffers()}
                 return Outcome(

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from rematbench.errors import PlacementError
 from rematbench.measuring.equality import compare
 from rematbench.placement.placement import Placement, Region
 from rematbench.placing.apply import applied
-from rematbench.planner.profile import Way
-from rematbench.planner.unit_call import CannotCheckpointError, UnitCall, as_refusal
+from rematbench.planner.profile import BEGINNING, Way
+from rematbench.planner.unit_call import UnitCall, UnitError
 from rematbench.planner.unit_meter import SavedTensors, UnitMeter
 from rematbench.solver.schedule import NOTHING, OFFLOAD
 from rematbench.traces.replay import Reading
@@ -78,11 +79,15 @@ def measure_unit(
     ways = [plain]
     if not saved.needing:
         refusals[NOTHING] = "none of its outputs requires a gradient"
+    elif meter.writes_inputs(call):
+        # A region may cover it that begins before it, and runs all of it again.
+        refusals[BEGINNING] = "it changes its input in place"
+        rerun_flops = forward_flops
     else:
         with _noting(refusals, NOTHING):
             rerun_flops = max(0, meter.flops(call, call.saving(NOTHING))[1] - plain_flops)
             _refuse_other_training(meter, call)
-    for save in saves if NOTHING not in refusals else ():
+    for save in saves if not refusals else ():
         with _noting(refusals, save):
             found = _selective_way(meter, call, save, saved, plain_flops)
             if found.way.saved_bytes < plain.way.saved_bytes:
@@ -106,7 +111,7 @@ def _noting(refusals: dict[str, str], save: str) -> Iterator[None]:
     """Note why a unit cannot be run so."""
     try:
         yield
-    except CannotCheckpointError as error:
+    except UnitError as error:
         refusals.setdefault(save, str(error))
     else:
         return
@@ -118,18 +123,17 @@ def _refuse_other_training(meter: UnitMeter, call: UnitCall) -> None:
     """Refuse a unit that leaves other gradients or buffers behind when recomputed, where running it twice does not.
 
     Raises:
-        CannotCheckpointError: it reads what it has written, as a running average or a codebook, or draws by itself.
+        UnitError: it reads what it has written, as a running average or a codebook, or draws by itself.
     """
-    with as_refusal():
-        plain, recomputed = meter.outcome(call), meter.outcome(call, call.saving(NOTHING))
-        found = compare(plain, plain, recomputed)
-        if found.gradients == "bitwise" and found.buffers == "equal":
-            return
-        found = compare(plain, meter.outcome(call), recomputed)
+    plain, recomputed = meter.outcome(call), meter.outcome(call, call.saving(NOTHING))
+    found = compare(plain, plain, recomputed)
+    if found.gradients == "bitwise" and found.buffers == "equal":
+        return
+    found = compare(plain, meter.outcome(call), recomputed)
     if found.buffers == "different":
-        raise CannotCheckpointError(f"recomputing it changes its buffer {found.buffer} once more")
+        raise UnitError(f"recomputing it changes its buffer {found.buffer} once more")
     if found.gradients == "different":
-        raise CannotCheckpointError(f"recomputing it changes the gradient of its {found.gradients_worst}")
+        raise UnitError(f"recomputing it changes the gradient of its {found.gradients_worst}")
 
 
 def _ways_inside(
@@ -137,18 +141,13 @@ def _ways_inside(
 ) -> Iterator[MeasuredWay]:
     """Measure the unit with regions inside; what cannot be run so, or needs no less than the plain way, is left out."""
     (module,) = call.members
-    try:
-        with as_refusal():
-            candidates = list(insides(plain.way))
-    except CannotCheckpointError:
-        candidates = []
-    for number, inside in enumerate(candidates, start=1):
+    for number, inside in enumerate(insides(plain.way), start=1):
         name = f"inside {number}"
         try:
-            with as_refusal(), applied(module, Placement(name=name, regions=inside.regions)):
+            with applied(module, Placement(name=name, regions=inside.regions)):
                 found = _plain_way(meter, call, meter.saved(call), name)
                 flops = meter.flops(call)[1]
-        except CannotCheckpointError:
+        except (UnitError, PlacementError):
             gc.collect()
             continue
         way = replace(
