@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from inspect import getattr_static
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from rematbench.placement.outline import Chain, Outline
+from rematbench.placing.containers import is_chain
 from rematbench.torch_internals import children_of
-
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def outline(model: nn.Module) -> Outline:
@@ -25,18 +23,12 @@ def outline(model: nn.Module) -> Outline:
     return Outline(modules=modules, chains=chains, outermost=tuple(composite or outermost), parameters=shapes)
 
 
-def has_forward(module: nn.Module) -> bool:
-    """Tell whether a module can be called; the containers that only list others cannot."""
-    # Asked of the class without binding: that of a scripted module has a forward that exists for instances alone.
-    return "forward" in vars(module) or getattr_static(type(module), "forward") is not nn.Module.forward
-
-
 def _chains(module: nn.Module, path: str = "", top: bool = True) -> Iterator[tuple[Chain, bool, bool]]:
     """Yield (chain, whether a block has children of its own, whether it is inside no other chain)."""
     children = children_of(module)
-    is_chain = isinstance(module, CONTAINERS) and bool(children)
-    if is_chain:
+    here = is_chain(module)
+    if here:
         classes = tuple(type(child).__name__ for _, child in children)
         yield Chain(path=path, blocks=classes), any(list(child.children()) for _, child in children), top
     for name, child in children:
-        yield from _chains(child, f"{path}.{name}" if path else name, top and not is_chain)
+        yield from _chains(child, f"{path}.{name}" if path else name, top and not here)

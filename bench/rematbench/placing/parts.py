@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from rematbench.placing.outline import has_forward, outline
+from rematbench.placing.containers import has_forward
+from rematbench.placing.outline import outline
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.torch_internals import children_of, runs_compiled
 

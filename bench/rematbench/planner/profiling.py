@@ -19,7 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from rematbench.placement.policies import SELECTIVE
 from rematbench.placing.calls import Arguments, Call, departure, next_call
-from rematbench.placing.outline import CONTAINERS
+from rematbench.placing.containers import CONTAINERS
 from rematbench.placing.parts import parts
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import Profile, UnitProfile
