@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from rematbench.placing.containers import has_forward
+from rematbench.placing.containers import every_module, has_forward, is_compiled
 from rematbench.placing.outline import outline
 from rematbench.placing.shadowing import Forward, shadowed
-from rematbench.torch_internals import children_of, runs_compiled
+from rematbench.torch_internals import children_of
 
 Mark = Callable[[str], AbstractContextManager[Any]]
 
@@ -57,11 +57,6 @@ def _ancestors(path: str) -> Iterator[str]:
         yield path
 
 
-def every_module(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every module that has a forward of its own, by its first path."""
-    return {path: module for path, module in model.named_modules() if has_forward(module)}
-
-
 @contextmanager
 def marked(model: nn.Module, mark: Mark, *, every: bool = False) -> Iterator[None]:
     """Run every call of a part, and of a module around parts, inside `mark(path)`; undone on leaving.
@@ -81,8 +76,3 @@ def marked(model: nn.Module, mark: Mark, *, every: bool = False) -> Iterator[Non
 
     with shadowed(modules, around):
         yield
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Tell whether any module of a model runs through `torch.compile`; asked without importing what compiles."""
-    return any(runs_compiled(module) for module in model.modules())

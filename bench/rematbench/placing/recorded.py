@@ -16,8 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from rematbench.placing.calls import Arguments, Call, continues, expected_next, versions
-from rematbench.placing.containers import is_chain
-from rematbench.placing.parts import every_module, is_compiled
+from rematbench.placing.containers import every_module, is_chain, is_compiled
 from rematbench.placing.placeholder import is_harmless
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.torch_internals import StorageReference, children_of, has_hooks, pytree, write_count
@@ -176,6 +175,7 @@ class _Recorder:
         self._calls: list[ModuleCall] = []
         self._occurrences: dict[str, int] = {}
         self._uses: list[Use] = []
+        self._written: dict[int, int] = {}
         self._stack: list[_Open] = []
         self._top = _Open(number=-1)
         self._tick = 0
@@ -211,6 +211,13 @@ class _Recorder:
         for storage in self._storages(tensors):
             if writes or storage not in self._static:
                 self._uses.append(Use(storage=storage, tick=self._tick, call=call, writes=writes))
+                if writes:
+                    self._written[storage] = self._tick
+
+    def _saw_write(self, tensor: torch.Tensor, call: int) -> bool:
+        """Tell whether who wrote to a tensor during a call is known; code that is not Python's is not seen."""
+        number = self._number(tensor)
+        return number is not None and self._written.get(number, -1) >= self._calls[call].begin
 
     @contextmanager
     def _unwatched(self) -> Iterator[None]:
@@ -237,7 +244,7 @@ class _Recorder:
         with self._unwatched():
             ours = {id(leaf) for leaf in given}
             written = [tensor for tensor, version in before if write_count(tensor) != version]
-            self._note(written, number, writes=True)
+            self._note([tensor for tensor in written if not self._saw_write(tensor, number)], number, writes=True)
             call = self._calls[number] = replace(
                 self._calls[number],
                 outputs=self._crossings(pytree.tree_leaves(result), ours),

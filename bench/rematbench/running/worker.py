@@ -215,7 +215,8 @@ class _Work:
     def _placement(self, name: str) -> Placement:
         if name not in self._placements:
             case = next(case for case in self._job.cases if case.name == name)
-            self._placements[name] = case.resolve(self._outline, self)
+            acts = case.strategy is not None and name != PLAIN and not case.strategy.strategy.stands_alone
+            self._placements[name] = case.resolve(self._session.outline if acts else self._outline, self)
         return self._placements[name]
 
     def plan(self, goal: Goal) -> Placement:
@@ -254,7 +255,9 @@ class _Work:
             device=self._job.device,
             dtype=self._dtype,
             status=Status.OK if finite else Status.ERROR,
-            message="; ".join([*_remarks(findings), *(cache_warnings(self._session) if name == PLAIN else ())]),
+            message="; ".join(
+                [*_remarks(findings), *placement.notes, *(cache_warnings(self._session) if name == PLAIN else ())]
+            ),
             regions=placement,
             checkpointed_blocks=findings.blocks,
             memory=findings.memory,
