@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from rematbench.errors import PlacementError
 from rematbench.placement.outline import Outline
@@ -63,7 +64,7 @@ def blocks(count: int) -> nn.ModuleList:
     return nn.ModuleList(Block() for _ in range(count))
 
 
-def through(modules: Any, x: Tensor) -> Tensor:
+def through(modules: Any, x: Any) -> Any:
     for module in modules:
         x = module(x)
     return x
@@ -169,6 +170,23 @@ def tuples() -> nn.Module:
     return nn.Sequential(Pair(), Pair(), Pair())
 
 
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRU(WIDTH, WIDTH)
+
+    def forward(self, x: PackedSequence) -> Any:
+        return self.cell(x)[0]
+
+
+def packed() -> nn.Module:
+    def forward(model: Any, x: Tensor) -> Tensor:
+        sequence = pack_padded_sequence(x.unsqueeze(1).expand(3, 2, WIDTH), torch.tensor([3, 2]))
+        return through(model.blocks, sequence).data
+
+    return Written(forward, blocks=nn.ModuleList(Packed() for _ in range(3)))
+
+
 class Silent(nn.Module):
     def forward(self, _x: Tensor) -> None:
         """Return nothing."""
@@ -269,6 +287,7 @@ KINDS: dict[Callable[[], nn.Module], dict[str, list[str]]] = {
     reused: {"all": ["blocks[0:2]"], "each": ["blocks[0]", "blocks[1]"]},
     one_reused: {"all": ["blocks[0]", "blocks[1]"]},
     listed_twice: {"each": ["[0]", "[1]", "[3]"]},
+    packed: {"all": ["blocks[0:3]"]},
     tuples: {"each": ["[0]", "[1]", "[2]"], "all": ["[0:3]"]},
     without_result: {"each": ["blocks[0]", "blocks[2]"]},
     in_place: {"each": ["[0]", "[2]", "[3]"], "all": ["[0:5]"], "segments:3": ["[0:2]", "[2]", "[3:5]"]},

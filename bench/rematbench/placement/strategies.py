@@ -254,10 +254,10 @@ def _ckptplan(planning: Planning, goal: Goal) -> Answer:
 
 
 def _points(text: str) -> Sequence[str]:
-    match = re.fullmatch(r"frontier:(\d+)", text)
+    match = re.fullmatch(r"frontier:(\d+)(@.*)?", text)
     if match is None or int(match[1]) < 1:
         return [text]
-    return [f"frontier:{k}/{match[1]}" for k in range(1, int(match[1]) + 1)]
+    return [f"frontier:{k}/{match[1]}{match[2] or ''}" for k in range(1, int(match[1]) + 1)]
 
 
 @_planned(

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from rematbench.errors import PlacementError, unknown
 from rematbench.placing.containers import every_module, has_forward, is_compiled
 from rematbench.placing.outline import outline
 from rematbench.placing.shadowing import Forward, shadowed
@@ -16,15 +17,21 @@ from rematbench.torch_internals import children_of
 Mark = Callable[[str], AbstractContextManager[Any]]
 
 
-def parts(model: nn.Module) -> dict[str, nn.Module]:
+def parts(model: nn.Module, at: str | None = None) -> dict[str, nn.Module]:
     """Return the smallest modules that no chain is cut inside of, by path: blocks, and what has no chain in it.
 
-    The blocks are those of the outermost chains, which strategies act on. A model without chains is cut into its
-    children.
+    The blocks are those of the outermost chains, which strategies act on, or of the chain `at`. A model without chains
+    is cut into its children.
+
+    Raises:
+        PlacementError: there is no chain of that path.
     """
-    chains = {chain.path for chain in outline(model).outermost} or {""}
-    found = {path: module for path, module in _parts("", model, chains, set()) if has_forward(module)}
-    return found or {"": model}
+    found = outline(model)
+    if at is not None and at not in (chain.path for chain in found.chains):
+        raise PlacementError(unknown("chain", at, (chain.path for chain in found.chains)))
+    chains = {chain.path for chain in found.outermost} or {""} if at is None else {at}
+    cut = {path: module for path, module in _parts("", model, chains, set()) if has_forward(module)}
+    return cut or {"": model}
 
 
 def _parts(path: str, module: nn.Module, chains: set[str], seen: set[int]) -> Iterator[tuple[str, nn.Module]]:

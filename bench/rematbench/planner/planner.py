@@ -53,12 +53,16 @@ class Planner:
         session: whose model it is.
         device: it is on.
         profiled: a profile made elsewhere; None measures one.
+        at: path of the chain whose blocks are the units; None for the outermost chains.
     """
 
-    def __init__(self, session: Session, device: torch.device, profiled: Profile | None = None) -> None:
+    def __init__(
+        self, session: Session, device: torch.device, profiled: Profile | None = None, *, at: str | None = None
+    ) -> None:
         self._session = session
         self._device = device
         self._given = profiled
+        self._at = at
         self._frontiers: dict[Objective, tuple[UnitChain, tuple[Schedule, ...]]] = {}
         self._refused: dict[tuple[UnitRegion, ...], str] = {}
 
@@ -68,7 +72,7 @@ class Planner:
         if self._given is not None:
             return self._given
         self._session.fresh()
-        return profile(self._session.workload, self._device)
+        return profile(self._session.workload, self._device, self._at)
 
     @cached_property
     def _timed(self) -> Profile:

@@ -39,13 +39,14 @@ from rematbench.traces.timeline import LOSS
 from rematbench.workload.step import Workload, batch_tensors, call, clear_gradients, loss_of
 
 
-def profile(workload: Workload, device: torch.device) -> Profile:
-    """Measure every unit of a model, and the loss as the last of them.
+def profile(workload: Workload, device: torch.device, at: str | None = None) -> Profile:
+    """Measure every unit of a model, and the loss as the last of them; the units are those of `parts`.
 
     The model is left as it was but for what a forward changes in it (buffers, random state).
     """
-    profiler = _Profiler(workload, UnitMeter(device))
-    with shadowed(parts(workload.module), profiler.around), profiler.between_units():
+    modules = parts(workload.module, at)
+    profiler = _Profiler(workload, UnitMeter(device), modules)
+    with shadowed(modules, profiler.around), profiler.between_units():
         output = call(workload)
         profiler.loss(output)
     return profiler.profile(output)
@@ -138,11 +139,11 @@ def _expected(place: _Place | None, call: Call, result: Any) -> _Expected | None
 class _Profiler:
     """Stands in front of every unit during the one forward."""
 
-    def __init__(self, workload: Workload, meter: UnitMeter) -> None:
+    def __init__(self, workload: Workload, meter: UnitMeter, modules: dict[str, nn.Module]) -> None:
         self._workload = workload
         self._meter = meter
         module = workload.module
-        self._modules = parts(module)
+        self._modules = modules
         static = (*module.parameters(), *module.buffers(), *batch_tensors(workload.batch).values())
         self._tensors = _BoundaryTensors(iter(static))
         self._saves = (*SELECTIVE, OFFLOAD) if meter.can_offload else SELECTIVE
