@@ -226,7 +226,7 @@ def test_regions_on_a_chain_of_four_and_one_of_one(text: str, found: list[str]) 
 def test_a_chain_with_fewer_blocks_than_asked_for_is_cut_as_far_as_it_goes(text: str, of_short: list[str]) -> None:
     placement = parse_strategy(text).resolve(chains(4, 2))
     assert [region.path for region in placement.regions if region.path.startswith("b")] == of_short
-    assert placement.notes == ("b has only 2, fewer blocks than asked for",)
+    assert placement.notes == ("b has only 2 blocks: cut as far as it goes",)
     assert parse_strategy(text).resolve(chains(4, 3)).notes == ()
 
 

@@ -263,6 +263,10 @@ def parametrized() -> nn.Module:
     return Looped([parametrizations.orthogonal(nn.Linear(WIDTH, WIDTH)) for _ in range(3)])
 
 
+def one_block() -> nn.Module:
+    return Written(lambda model, x: through([*model.layers] * 3, x), layers=blocks(1))
+
+
 def short_and_long() -> nn.Module:
     return Written(lambda model, x: through([*model.a, *model.b], x), a=blocks(1), b=blocks(4))
 
@@ -298,6 +302,7 @@ KINDS: dict[Callable[[], nn.Module], dict[str, list[str]]] = {
     handed_through: {"all": ["body[0:3]"]},
     attributes: {"each": ["inner.first", "inner.second"], "sqrt": ["inner.first", "inner.second"]},
     parametrized: {"each": ["blocks[0]", "blocks[1]", "blocks[2]"], "all": ["blocks[0:3]"]},
+    one_block: {"segments:2": ["layers[0]"], "nested:2": ["layers[0]"], "checkpoint_sequential:2": []},
     short_and_long: {"segments:2": ["a[0]", "b[0:2]", "b[2:4]"]},
 }
 

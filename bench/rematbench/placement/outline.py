@@ -57,6 +57,7 @@ class Outline:
         loose: where no chain is there, the modules that the model calls in its place, as a step has shown them; each
             may be a region.
         unused: containers that the recorded step shows to be no chains.
+        recorded: whether all this is what a step has shown.
     """
 
     modules: dict[str, str]
@@ -66,6 +67,7 @@ class Outline:
     scope: str | None = None
     loose: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    recorded: bool = False
 
     @property
     def fingerprint(self) -> str:

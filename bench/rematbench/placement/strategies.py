@@ -64,15 +64,15 @@ class _Notes:
                 self._plain.setdefault(chain.plain[position], []).append(path.at(position))
 
     def short(self, chain: Chain) -> None:
-        self._short.append(f"{chain.path or 'the model'} has only {len(chain)}")
+        self._short.append(f"{chain.path or 'the model'} has only {len(chain)} blocks")
 
     def sentences(self) -> tuple[str, ...]:
         plain = (
             f"{_some(paths)} left plain, as {'it' if len(paths) == 1 else 'each'} {why}"
             for why, paths in self._plain.items()
         )
-        short = [f"{_some(self._short)}, fewer blocks than asked for"] if self._short else []
-        return (*plain, *short)
+        short = [f"{_some(self._short)}: cut as far as {'it goes' if len(self._short) == 1 else 'they go'}"]
+        return (*plain, *(short if self._short else ()))
 
 
 def _some(texts: Sequence[str]) -> str:
@@ -91,8 +91,8 @@ def _chains(outline: Outline, least: int, notes: _Notes) -> Sequence[Chain]:
     """Return the chains that are acted on.
 
     Raises:
-        PlacementError: there are none, and no loose blocks; or with all of them together there are fewer blocks than
-            `least`.
+        PlacementError: there are none, and no loose blocks; or, where no step was recorded, there are fewer blocks than
+            `least` in all of them together.
     """
     hint = "modules:PATTERN takes any module"
     if not outline.outermost and outline.scope is not None:
@@ -100,7 +100,7 @@ def _chains(outline: Outline, least: int, notes: _Notes) -> Sequence[Chain]:
     if not outline.outermost and not outline.loose:
         raise PlacementError(f"the model has no Sequential, ModuleList or ModuleDict of blocks; {hint}")
     short = [chain for chain in outline.outermost if len(chain) < least]
-    if short and sum(map(len, outline.outermost)) < least:
+    if short and not outline.recorded and sum(map(len, outline.outermost)) < least:
         raise PlacementError(f"{short[0].path or 'the model'} has only {len(short[0])} blocks")
     for chain in short:
         notes.short(chain)

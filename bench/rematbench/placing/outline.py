@@ -41,6 +41,7 @@ def outline(model: nn.Module, recorded: Recording | None = None) -> Outline:
         parameters=shapes,
         loose=() if outermost or not calls else calls.loose(),
         unused=tuple(path for path, module in model.named_modules() if is_chain(module) and path not in paths),
+        recorded=calls is not None,
     )
 
 

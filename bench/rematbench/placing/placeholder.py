@@ -83,10 +83,15 @@ def _name(func: Any) -> str:
     return name
 
 
-def is_harmless(func: Callable[..., Any], given: Sequence[torch.Tensor], result: Any) -> bool:
-    """Tell whether a function of torch, given tensors, would have been let through had they been placeholders."""
+def only_asks(func: Callable[..., Any]) -> bool:
+    """Tell whether a function of torch only asks of what kind a tensor is, so that a placeholder answers it."""
     name = _name(func)
-    return name in _HARMLESS and (name not in _CONVERTING or any(result is tensor for tensor in given[:1]))
+    return name in _HARMLESS and name not in _CONVERTING
+
+
+def may_return_the_same(func: Callable[..., Any]) -> bool:
+    """Tell whether a function of torch is let through on a placeholder where it returns the tensor it was given."""
+    return _name(func) in _CONVERTING
 
 
 def _refuse(use: str, *values: Any) -> NoReturn:

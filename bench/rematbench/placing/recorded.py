@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from rematbench.placing.calls import Arguments, Call, continues, expected_next, versions
 from rematbench.placing.containers import every_module, is_chain, is_compiled
-from rematbench.placing.placeholder import is_harmless
+from rematbench.placing.placeholder import may_return_the_same, only_asks
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.torch_internals import StorageReference, children_of, has_hooks, pytree, write_count
 from rematbench.workload.devices import RandomState, random_state
@@ -179,7 +179,7 @@ class _Recorder:
         self._stack: list[_Open] = []
         self._top = _Open(number=-1)
         self._tick = 0
-        self._watches = True
+        self.watches = True
 
     def static(self, tensors: Sequence[torch.Tensor]) -> None:
         self._static = frozenset(self._storages(tensors))
@@ -203,9 +203,8 @@ class _Recorder:
         return _Watch(self)
 
     def used(self, tensors: Sequence[Any], *, writes: bool = False) -> None:
-        """Take down that something worked on the tensors among these, while nothing of ours was at work."""
-        if self._watches:
-            self._note(tensors, self._stack[-1].number if self._stack else None, writes=writes)
+        """Take down that something worked on the tensors among these."""
+        self._note(tensors, self._stack[-1].number if self._stack else None, writes=writes)
 
     def _note(self, tensors: Sequence[Any], call: int | None, *, writes: bool) -> None:
         for storage in self._storages(tensors):
@@ -222,11 +221,11 @@ class _Recorder:
     @contextmanager
     def _unwatched(self) -> Iterator[None]:
         """Do something of our own, which is no use that the model makes of its tensors."""
-        self._watches = False
+        self.watches = False
         try:
             yield
         finally:
-            self._watches = True
+            self.watches = True
 
     def _called(self, path: str, forward: Forward, arguments: Arguments) -> Any:
         number, given = len(self._calls), pytree.tree_leaves(arguments)
@@ -344,13 +343,15 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], _types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
+        if not self._recorder.watches or only_asks(func):
+            return func(*args, **(kwargs or {}))
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         before = versions(given)
         result = func(*args, **(kwargs or {}))
         written = [tensor for tensor, version in before if write_count(tensor) != version]
         if written:
             self._recorder.used(written, writes=True)
-        if not is_harmless(func, given, result):
+        if not (may_return_the_same(func) and any(result is tensor for tensor in given[:1])):
             self._recorder.used(given)
         return result
 

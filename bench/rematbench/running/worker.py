@@ -215,8 +215,7 @@ class _Work:
     def _placement(self, name: str) -> Placement:
         if name not in self._placements:
             case = next(case for case in self._job.cases if case.name == name)
-            acts = case.strategy is not None and name != PLAIN and not case.strategy.strategy.stands_alone
-            self._placements[name] = case.resolve(self._session.outline if acts else self._outline, self)
+            self._placements[name] = case.resolve(self._session.outline if case.acts_on_chains else self._outline, self)
         return self._placements[name]
 
     def plan(self, goal: Goal) -> Placement:
