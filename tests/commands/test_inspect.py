@@ -46,7 +46,7 @@ def test_a_user_s_model_is_shown_with_its_saved_tensors(folder: Path) -> None:
     assert "· · [0:3]" in done.stdout
     assert "Sequential × 3" in done.stdout
     assert "relu (result)" in done.stdout
-    assert "chains to cut: [0:2]" in done.stdout
+    assert "chains: the model 2 ×" in done.stdout
 
 
 def test_json_is_the_whole_inspection_and_adds_up(folder: Path) -> None:

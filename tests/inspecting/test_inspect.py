@@ -72,7 +72,7 @@ def test_a_chain_by_hand() -> None:
     assert all(cost.forward_s > 0 and cost.backward_s for cost in found.modules)
     assert found.saved_bytes == 7 * 5 * 4 + 7 * 2 * 4
     assert found.static_bytes == (20 + 12 + 7 * 3) * 4
-    assert found.chains == ("[0:3] × Linear, ReLU",)
+    assert found.chains == ("the model 3 × Linear, ReLU",)
 
 
 @pytest.mark.parametrize("name", ["concat_skip.unet", "lstm_skip.lstm", "intermediate.hooked"])

@@ -1,11 +1,14 @@
 """The order of a model's blocks and the tensors that skip some of them."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from rematbench.inspecting.structure import structure_of
+from rematbench.inspecting.structure import chains_of, structure_of
+from rematbench.placement.outline import Chain, Outline
 from rematbench.records.measurement import Skip
 from rematbench.suite.model_ref import ModelRef
 from rematbench.workload.building import build
@@ -68,3 +71,28 @@ def test_a_model_that_differentiates_in_its_forward_has_a_structure() -> None:
             return force
 
     assert structure_of(Workload(module=Force(), batch=(torch.randn(2, 3),))).blocks == ("energy",)
+
+
+def chain(path: str, length: int, **said: Any) -> Chain:
+    return Chain(path=path, blocks=("X",) * length, **said)
+
+
+@pytest.mark.parametrize(
+    ("chains", "outermost", "said"),
+    [
+        ([chain("blocks", 12)], 1, ["blocks 12 × X"]),
+        ([chain("", 2), chain("0", 3), chain("1", 3)], 1, ["the model 2 × X, inside each of them 3"]),
+        (
+            [chain("b", 2), chain("b.0.mlp", 3), chain("b.1.mlp", 4), chain("head", 2)],
+            1,
+            ["b 2 × X, inside each mlp 3 or 4", "head 2 × X"],
+        ),
+        ([chain("l.0", 2), chain("l.1", 2)], 2, ["2 of l.* 2 × X"]),
+        ([chain("b", 4, runs=((0, 1), (1, 2, 3), (3, 4)))], 1, ["b 4 × X in runs: 2 of 1 and 1 of 2"]),
+        ([chain("b", 2, runs=((0, 1), (1, 2)))], 1, ["b 2 × X, no two in a row"]),
+        ([], 0, []),
+    ],
+)
+def test_chains_are_said_with_what_is_inside_their_blocks(chains: list[Chain], outermost: int, said: list[str]) -> None:
+    outline = Outline(modules={}, chains=tuple(chains), outermost=tuple(chains[:outermost]))
+    assert list(chains_of(outline)) == said

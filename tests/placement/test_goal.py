@@ -21,6 +21,8 @@ GIB = 2**30
         ("plan-flops:=sqrt", Goal(name="plan-flops:=sqrt", minimise="flops", budget_of="sqrt")),
         ("ckptplan:60%", Goal(name="ckptplan:60%", minimise="time", budget_share=0.6)),
         ("frontier:3/8", Goal(name="frontier:3/8", minimise="flops", point=(3, 8))),
+        ("plan:60%@b.0.mlp", Goal(name="plan:60%@b.0.mlp", minimise="time", budget_share=0.6, at="b.0.mlp")),
+        ("frontier:3/8@", Goal(name="frontier:3/8@", minimise="flops", point=(3, 8), at="")),
     ],
 )
 def test_a_goal_is_read_from_its_text(text: str, goal: Goal) -> None:
@@ -39,7 +41,7 @@ def test_a_goal_is_read_from_its_text(text: str, goal: Goal) -> None:
         ("frontier:x", "frontier:3/8 for the third"),
         ("each", "'each' is no goal of a plan"),
         ("plan:60%+save=matmuls", "a plan chooses its regions and their options by itself"),
-        ("plan:60%@blocks", "a plan chooses its regions and their options by itself"),
+        ("plan:60%@blocks+save=matmuls", "a plan chooses its regions and their options by itself"),
     ],
 )
 def test_what_is_no_goal_is_refused(text: str, words: str) -> None:

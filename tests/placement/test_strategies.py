@@ -127,7 +127,8 @@ def test_what_cannot_be_read_is_told_with_what_can(text: str, words: list[str]) 
 @pytest.mark.parametrize(
     ("text", "model", "words"),
     [
-        ("segments:5", chains(8, 4), ["segments:5: b has only 4 blocks"]),
+        ("segments:5", chains(4), ["segments:5: a has only 4 blocks"]),
+        ("first:9", chains(4, 4), ["first:9: a has only 4 blocks"]),
         ("nested:1", chains(4), ["nested:N", "2 or more"]),
         ("each", chains(), ["each: the model has no Sequential", "modules:PATTERN"]),
         ("each@d", chains(2, 2), ["each@d: unknown chain 'd'", "known are a, b"]),
@@ -209,6 +210,75 @@ def test_every_strategy_is_its_placements_name_and_takes_options(text: str) -> N
 )
 def test_regions_on_a_chain_of_four_and_one_of_one(text: str, found: list[str]) -> None:
     assert paths(text, chains(4, 1)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "of_short"),
+    [
+        ("segments:3", ["b[0]", "b[1]"]),
+        ("checkpoint_sequential:3", ["b[0]"]),
+        ("nested:3", ["b[0]", "b[1]"]),
+        ("every:3", ["b[0]"]),
+        ("first:3", ["b[0]", "b[1]"]),
+        ("last:3", ["b[0]", "b[1]"]),
+    ],
+)
+def test_a_chain_with_fewer_blocks_than_asked_for_is_cut_as_far_as_it_goes(text: str, of_short: list[str]) -> None:
+    placement = parse_strategy(text).resolve(chains(4, 2))
+    assert [region.path for region in placement.regions if region.path.startswith("b")] == of_short
+    assert placement.notes == ("b has only 2 blocks: cut as far as it goes",)
+    assert parse_strategy(text).resolve(chains(4, 3)).notes == ()
+
+
+def seen(length: int, runs: tuple[tuple[int, ...], ...], plain: dict[int, str]) -> Outline:
+    """The outline of a chain as a step has shown it."""
+    chain = Chain(path="a", blocks=("Block",) * length, runs=runs, plain=plain)
+    return Outline(modules={}, chains=(chain,), outermost=(chain,))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("each", ["a[0]", "a[1]", "a[4]", "a[5]"]),
+        ("each-but-last", ["a[0]", "a[1]", "a[4]"]),
+        ("every:2", ["a[0]", "a[4]"]),
+        ("last:3", ["a[4]", "a[5]"]),
+        ("all", ["a[0:3]", "a[4:6]"]),
+        ("segments:2", ["a[0]", "a[1:3]", "a[4]", "a[5]"]),
+        ("checkpoint_sequential:2", ["a[0]", "a[4]"]),
+        ("nested:2", ["a[0]", "a[1:3]", "a[4]", "a[5]"]),
+        ("sqrt", ["a[0:3]", "a[4:6]"]),
+    ],
+)
+def test_regions_keep_to_runs_and_begin_only_where_they_may(text: str, found: list[str]) -> None:
+    """Of six blocks the first three are a run, of which none may begin at the third; the fourth cannot be a region."""
+    outline = seen(6, ((0, 1, 3), (4, 5, 6)), {2: "changes its input in place", 3: "returns no tensor"})
+    assert paths(text, outline) == found
+
+
+def test_what_is_left_plain_is_told_with_why() -> None:
+    plain = {2: "changes its input in place", 4: "changes its input in place", 3: "returns no tensor"}
+    outline = seen(6, ((0, 1, 3), (5, 6)), plain)
+    assert parse_strategy("each").resolve(outline).notes == (
+        "a[2], a[4] left plain, as each changes its input in place",
+        "a[3] left plain, as it returns no tensor",
+    )
+    assert parse_strategy("segments:2").resolve(outline).notes == (
+        "a[3] left plain, as it returns no tensor",
+        "a[4] left plain, as it changes its input in place",
+    )
+    assert parse_strategy("first:2").resolve(outline).notes == ()
+    with pytest.raises(PlacementError, match=r"each: no block can be a region: a\[0\] left plain, as it returns no"):
+        parse_strategy("each").resolve(seen(1, (), {0: "returns no tensor"}))
+
+
+def test_modules_that_a_model_calls_stand_in_for_a_chain() -> None:
+    outline = Outline(modules={"x": "X", "y": "Y"}, chains=(), outermost=(), loose=("x", "y"))
+    assert [paths(text, outline) for text in ("each", "sqrt", "first:1", "checkpoint_sequential:2")] == [
+        *(["x", "y"], ["x", "y"], ["x"], [])
+    ]
+    with pytest.raises(PlacementError, match="unknown chain 'z'"):
+        parse_strategy("each@z").resolve(outline)
 
 
 LENGTHS_AND_COUNTS = st.integers(1, 40).flatmap(lambda length: st.tuples(st.just(length), st.integers(1, length)))

@@ -10,7 +10,8 @@ from torch import nn
 
 from rematbench.loading import load_attribute, reference_models
 from rematbench.placement.outline import Chain, Outline
-from rematbench.placing.outline import CONTAINERS, outline
+from rematbench.placing.containers import CONTAINERS
+from rematbench.placing.outline import outline
 from rematbench.torch_internals import children_of
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from rematbench.errors import PlacementError
 from rematbench.loading import reference_models
 from rematbench.placement.registry import parse_strategy
 from rematbench.placing.apply import applied
@@ -53,6 +54,14 @@ class Net(nn.Module):
 
 def test_parts_are_blocks_and_what_stands_beside_them() -> None:
     assert list(parts(Net())) == ["embed", "body.layers.0", "body.layers.1", "body.norm", "head"]
+
+
+def test_parts_may_be_the_blocks_of_one_chain() -> None:
+    assert list(parts(Net(), "body.layers")) == list(parts(Net()))
+    inner = ["body.layers.0.inner.0", "body.layers.0.inner.1", "body.layers.1", "body.norm"]
+    assert list(parts(Net(), "body.layers.0.inner")) == ["embed", *inner, "head"]
+    with pytest.raises(PlacementError, match="unknown chain 'body'"):
+        parts(Net(), "body")
 
 
 def test_wholes_are_the_parts_and_what_runs_them() -> None:

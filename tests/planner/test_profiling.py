@@ -512,3 +512,12 @@ def test_out_of_memory_under_a_checkpoint_is_no_property_of_a_unit() -> None:
     refusing = Refusing("_CachingTorchDispatchMode", torch.OutOfMemoryError("no memory"))
     with pytest.raises(torch.OutOfMemoryError):
         profile(Workload(module=nn.Sequential(refusing), batch=(torch.randn(4, 16),)), CPU)
+
+
+def test_units_are_the_blocks_of_the_chain_that_is_asked_for() -> None:
+    blocks = [nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2)]
+    workload = Workload(module=nn.Sequential(*blocks), batch=(torch.randn(4, 8),))
+    assert [unit.path for unit in profile(workload, CPU).units] == ["0", "1", "(loss)"]
+    assert [unit.path for unit in profile(workload, CPU, "0").units] == ["0.0", "0.1", "1", "(loss)"]
+    plan = Planner(Session(workload, CPU), CPU, at="1").plan(parse_goal("frontier:1/2"))
+    assert all(region.path.startswith(("0", "1[")) for region in plan.placement.regions)

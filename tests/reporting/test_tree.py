@@ -80,8 +80,8 @@ def test_the_notes_explain_the_held_bytes() -> None:
     assert (found.saved_bytes, found.unexplained_bytes) == (900, 60)
     notes = " ".join(tree_sheet(found, 1).notes)
     assert "autograd saved 900 B, output and loss are 40 B, 60 B other" in notes
-    chains = tree_sheet(inspection(*NET, chains=("a.0.b[0:2] × X", "a.1.b[0:2] × X")), 1).notes[2]
-    assert chains == "chains to cut: a.*.b[0:2] × X"
+    chains = tree_sheet(inspection(*NET, chains=("a 2 × X, inside each b 2", "head 2 × Y")), 1).notes[2]
+    assert chains == "chains: a 2 × X, inside each b 2; head 2 × Y"
 
 
 def test_saved_tensors_are_grouped_by_module_the_largest_first_and_equal_ones_folded() -> None:

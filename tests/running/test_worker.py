@@ -233,10 +233,19 @@ def test_what_building_raises_fails_the_model(job_order: Callable[..., JobOrder]
 
 
 def test_a_placement_that_does_not_fit_the_model_fails_alone(job_order: Callable[..., JobOrder]) -> None:
-    *_, failed = said(job_order(placements=("every:7",), measure=("none", "every:7"), time=()))
-    assert failed == Failed(
-        placement="every:7", status=Status.ERROR, message="measuring: every:7: the model has only 3 blocks"
-    )
+    *_, failed = said(job_order(placements=("each@deep",), measure=("none", "each@deep"), time=()))
+    assert (failed.placement, failed.status) == ("each@deep", Status.ERROR)
+    assert failed.message.startswith("measuring: each@deep: unknown chain 'deep'")
+
+
+def test_what_a_strategy_leaves_out_is_said_in_the_row(job_order: Callable[..., JobOrder]) -> None:
+    measured = said(job_order(placements=("every:7",), measure=("none", "every:7"), time=()))
+    (row,) = [
+        each.measurement for each in measured if isinstance(each, Measured) and each.measurement.placement != "none"
+    ]
+    assert row.message == "the model has only 3 blocks: cut as far as it goes"
+    assert row.regions
+    assert [region.path for region in row.regions.regions] == ["[0]"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,12 @@ _POINTS = 8
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="A reference model, package.module:build or file.py:build?depth=24.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A reference model, package.module:build or file.py:build?depth=24; behind @ the chain to plan."
+        ),
+    ],
     budget: Annotated[str | None, typer.Option(help="6GiB, or 60% of the plain step.")] = None,
     of: Annotated[
         str, typer.Option(help="What the budget is of: total, with what is there before, or step.")
@@ -41,7 +46,8 @@ def plan(
     """
     if frontier and (out or minimise):
         raise RematbenchError("--frontier measures a curve of the fewest FLOPs: leave out --out and --minimise")
-    goal = _goal(budget, of, minimise or "time", frontier, points)
+    model, at, chain = model.partition("@")
+    goal = _goal(budget, of, minimise or "time", frontier, points, at + chain)
     suite = select(custom_suite([model]), (), [goal], [*as_settings({"devices": [device]}), *(settings or ())])
     suite = suite.model_copy(update={"name": "plan"})
     suite.check_models(Path.cwd())
@@ -58,14 +64,14 @@ def plan(
         raise typer.Exit(1)
 
 
-def _goal(budget: str | None, of: str, minimise: str, frontier: bool, points: int) -> str:
+def _goal(budget: str | None, of: str, minimise: str, frontier: bool, points: int, at: str) -> str:
     if frontier == (budget is not None):
         raise RematbenchError("give --budget or --frontier, one of them")
     if of not in ("total", "step") or minimise not in ("time", "flops"):
         raise RematbenchError("--of is total or step, --minimise is time or flops")
     if frontier:
-        return f"frontier:{points}"
-    text = f"{'plan' if minimise == 'time' else 'plan-flops'}:{budget}{'/step' if of == 'step' else ''}"
+        return f"frontier:{points}{at}"
+    text = f"{'plan' if minimise == 'time' else 'plan-flops'}:{budget}{'/step' if of == 'step' else ''}{at}"
     parse_goal(text)
     return text
 

@@ -16,11 +16,11 @@ from torch import nn
 from rematbench.errors import ModelError
 from rematbench.inspecting.caches import cache_warnings
 from rematbench.inspecting.saved import saved_by_forward
+from rematbench.inspecting.structure import chains_of
 from rematbench.measuring.flops import REFUSAL, FlopMeter
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import PLAIN, Placement
-from rematbench.placing.outline import outline
-from rematbench.placing.parts import every_module, is_compiled
+from rematbench.placing.containers import every_module, is_compiled
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.records.inspection import Inspection, ModuleCost
 from rematbench.suite.suite import Job
@@ -51,14 +51,14 @@ def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
         warnings.insert(
             0, f"the model runs through {hidden_by}, which hides its modules: build it without to see them apart"
         )
+    chains = chains_of(session.outline)
     session.fresh()
-    chains = outline(workload.module)
     return Inspection(
         model=job.model.name,
         device=job.device,
         dtype=floating_dtype(workload),
         modules=modules,
-        chains=tuple(map(str, dict.fromkeys((*chains.outermost, *chains.chains)))),
+        chains=chains,
         saved=saved.saved,
         held_bytes=reading.held_bytes,
         loss_bytes=held.get(LOSS, 0) if held is not None else None,

@@ -1,13 +1,15 @@
-"""How a model's step runs through its parts: their order, and the tensors that skip past some of them."""
+"""How a model's step runs through its parts: their order, its chains, and the tensors that skip past some of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from rematbench.placement.outline import Chain, Outline
 from rematbench.placing.parts import parts
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.records.measurement import Skip, Structure
@@ -81,6 +83,51 @@ def structure_of(workload: Workload) -> Structure:
         blocks=tuple(dict.fromkeys(made.path for made in calls)),
         skips=tuple(_skips(calls, recorder.storages)),
     )
+
+
+def chains_of(outline: Outline) -> tuple[str, ...]:
+    """Say what chains there are, those that strategies act on first, each with the chains inside its blocks.
+
+    `blocks 12 × Block, inside each mlp 3`; of blocks that do not all follow one another, how long their runs are.
+    """
+    inner = {path for chain in outline.outermost for path in _inside(chain, outline.chains)}
+    others = (chain for chain in outline.chains if chain not in outline.outermost and chain.path not in inner)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for chain in (*outline.outermost, *others):
+        alike[f"{_starred(chain.path)} {_said(chain, outline.chains)}"].append(chain.path)
+    return tuple(
+        f"{len(paths)} of {text}" if len(paths) > 1 else text.replace(_starred(paths[0]), paths[0] or "the model", 1)
+        for text, paths in alike.items()
+    )
+
+
+def _starred(path: str) -> str:
+    """Write positions as a star, so that repeated chains have one name."""
+    return ".".join("*" if name.isdecimal() else name for name in path.split("."))
+
+
+def _said(chain: Chain, chains: Iterable[Chain]) -> str:
+    classes = ", ".join(dict.fromkeys(chain.blocks))
+    lengths = [run[-1] - run[0] for run in chain.runs]
+    runs = ""
+    if lengths != [len(chain)]:
+        kinds = " and ".join(f"{count} of {length}" for length, count in sorted(Counter(lengths).items()))
+        runs = f" in runs: {kinds}" if max(lengths, default=0) > 1 else ", no two in a row"
+    inside: dict[str, list[int]] = defaultdict(list)
+    for path, length in _inside(chain, chains).items():
+        inside[_starred(path.removeprefix(f"{chain.path}." if chain.path else "").partition(".")[2])].append(length)
+    parts = [
+        f", inside {'each' if len(found) % len(chain) == 0 else 'some'} {name or 'of them'} "
+        f"{' or '.join(map(str, sorted(set(found))))}"
+        for name, found in inside.items()
+    ]
+    return f"{len(chain)} × {classes}{runs}{''.join(parts)}"
+
+
+def _inside(chain: Chain, chains: Iterable[Chain]) -> dict[str, int]:
+    """Return the lengths of the chains inside a chain's blocks, by path."""
+    prefix = f"{chain.path}." if chain.path else ""
+    return {inner.path: len(inner) for inner in chains if inner.path != chain.path and inner.path.startswith(prefix)}
 
 
 def _skips(calls: list[_PartCall], storages: dict[int, _Storage]) -> Iterator[Skip]:

@@ -15,9 +15,13 @@ from rematbench.measuring.equality import Outcome, compare, outcome_of, unsteadi
 from rematbench.measuring.flops import REFUSAL, FlopCount, FlopMeter
 from rematbench.measuring.meter import Meter, meter_for
 from rematbench.measuring.state import State
+from rematbench.placement.outline import Outline
 from rematbench.placement.placement import Placement, Region
 from rematbench.placing.apply import applied
-from rematbench.placing.parts import is_compiled, marked
+from rematbench.placing.containers import is_compiled
+from rematbench.placing.outline import outline
+from rematbench.placing.parts import marked
+from rematbench.placing.recorded import record
 from rematbench.records.measurement import Equality, Flops, Memory
 from rematbench.traces.replay import Reading
 from rematbench.traces.timeline import Phase, Timeline
@@ -80,6 +84,18 @@ class Session:
     def plain_peak_bytes(self) -> int | None:
         """The plain step's peak above its start; None where there is no plain step to compare with."""
         return self.peak_bytes(Placement(name="none")) if self._plain else None
+
+    @cached_property
+    def outline(self) -> Outline:
+        """What strategies act on: the model's chains as a step runs them; as they are listed where torch refuses."""
+        self.fresh()
+        try:
+            recording = record(self.workload, self._device)
+        except REFUSAL:
+            # Of being watched, or of a plain step that does not fit; else the placement's own step will raise it again.
+            traceback.print_exc()
+            recording = None
+        return outline(self.workload.module, recording)
 
     def peak_bytes(self, placement: Placement) -> int:
         """Meter a placement's step and return its peak, the greater of the passes."""

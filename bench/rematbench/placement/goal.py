@@ -30,6 +30,7 @@ class Goal:
         budget_of: name of another placement of the run, at whose measured peak to plan.
         of_step: whether the budget is of the step alone, without what is there before it.
         point: (k, n), the k-th of n points; None for a budget.
+        at: path of the chain whose blocks are planned; None for the outermost ones.
     """
 
     name: str = ""
@@ -39,6 +40,7 @@ class Goal:
     budget_of: str | None = None
     of_step: bool = False
     point: tuple[int, int] | None = None
+    at: str | None = None
 
     def step_budget(self, static_bytes: int, plain_peak_bytes: int | None) -> int:
         """Return the budget of the step in bytes above its start.

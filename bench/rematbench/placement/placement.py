@@ -96,6 +96,7 @@ class Placement(BaseModel):
     Attributes:
         compile_budget: in place of regions, the activation memory budget, 0 to 1, that the whole model is compiled
             under.
+        notes: what the strategy that made it left out, in sentences for its row; in no file.
         fingerprint: of the outline of the model that it was made for (`outline(model).fingerprint`), on any other of
             which it is refused; None, as in a file written by hand, goes unchecked.
     """
@@ -106,6 +107,7 @@ class Placement(BaseModel):
     regions: tuple[Region, ...] = ()
     fingerprint: str | None = None
     compile_budget: float | None = Field(default=None, ge=0, le=1, exclude_if=lambda budget: budget is None)
+    notes: tuple[str, ...] = Field(default=(), exclude=True)
 
     @model_validator(mode="after")
     def _regions_or_compiled(self) -> Self:

@@ -50,7 +50,8 @@ class Strategy:
         make: takes the outline, or where it `measures` a `Planning`, and the argument as read.
         read: turns the argument's text into keyword arguments of `make`; raises PlacementError.
         measures: whether it needs more than an outline.
-        stands_alone: why neither `@path` nor `+option=value` may stand behind it; empty where they may.
+        stands_alone: why neither `@path` nor `+option=value` may stand behind it; empty where they may. Behind one that
+            `measures`, `@path` may all the same: it says where to plan.
         spread: writes one text as several, as `frontier:8` is its points.
     """
 
@@ -183,7 +184,7 @@ class StrategyCall:
     def goal(self) -> Goal:
         """What a strategy that measures is asked for."""
         goal: Goal = self.arguments["goal"]
-        return goal
+        return replace(goal, at=self.path)
 
 
 def placed_by(function: Callable[..., Answer], outline: Outline) -> Placement:
@@ -232,7 +233,7 @@ def parse_strategy(text: str) -> StrategyCall:
     head, at, path = head.partition("@")
     try:
         found, arguments = _looked_up(head)
-        if found.stands_alone and (at or pairs):
+        if found.stands_alone and (pairs or (at and not found.measures)):
             raise PlacementError(found.stands_alone)
         options = _options(pairs)
     except PlacementError as error:

@@ -12,41 +12,107 @@ from typing import TYPE_CHECKING, Any
 from rematbench.errors import PlacementError, unknown
 from rematbench.placement.goal import Goal, read_budget, read_point
 from rematbench.placement.paths import RegionPath, matches
-from rematbench.placement.placement import PLAIN, Placement
+from rematbench.placement.placement import PLAIN, Placement, Region
 from rematbench.placement.registry import Answer, Planning, strategy
 
 if TYPE_CHECKING:
     from rematbench.placement.outline import Chain, Outline
 
 Spans = Callable[[int], Iterable[tuple[int, int]]]
-"""Where regions start and stop, as in slices, in a chain of so many blocks."""
+"""Where regions start and stop, as in slices, in a run of so many blocks."""
 
 
-def _cut(outline: Outline, spans: Spans, *, least: int = 0) -> Iterator[RegionPath]:
-    """Yield the regions of every chain that is acted on; each has `least` blocks or more."""
-    for chain in _chains(outline, least):
+def _blocks(outline: Outline, positions: Callable[[int], Iterable[int]], *, least: int = 1) -> Placement:
+    """Return single blocks of every chain that is acted on, those left out that cannot be a region."""
+    paths: list[str] = []
+    notes = _Notes()
+    for chain in _chains(outline, least, notes):
+        path, alone = RegionPath.of_module(chain.path), set(chain.alone)
+        wanted = list(positions(len(chain)))
+        paths += [path.at(position) for position in wanted if position in alone]
+        notes.left_plain(chain, [position for position in wanted if position not in alone])
+    paths += [RegionPath.of_module(outline.loose[position]) for position in positions(len(outline.loose))]
+    return _placed(outline, paths, notes)
+
+
+def _cut(outline: Outline, spans: Spans, *, least: int = 1) -> Placement:
+    """Return regions over neighbours: of each run of every chain that is acted on, cut where it may be."""
+    paths: list[str] = []
+    notes = _Notes()
+    for chain in _chains(outline, least, notes):
         path = RegionPath.of_module(chain.path)
-        yield from (path.over(start, stop) for start, stop in spans(len(chain)))
+        for run in chain.runs:
+            paths += [path.over(run[start], run[stop]) for start, stop in spans(len(run) - 1)]
+        spanned = {position for run in chain.runs for position in range(run[0], run[-1])}
+        notes.left_plain(chain, [position for position in range(len(chain)) if position not in spanned])
+    for block in outline.loose:
+        paths += [RegionPath.of_module(block) for _ in spans(1)]
+    return _placed(outline, paths, notes)
 
 
-def _chains(outline: Outline, least: int) -> Sequence[Chain]:
+class _Notes:
+    """What a strategy could not act on as it was asked to, in sentences for the row."""
+
+    def __init__(self) -> None:
+        self._plain: dict[str, list[str]] = {}
+        self._short: list[str] = []
+
+    def left_plain(self, chain: Chain, positions: Iterable[int]) -> None:
+        path = RegionPath.of_module(chain.path)
+        for position in positions:
+            if position in chain.plain:
+                self._plain.setdefault(chain.plain[position], []).append(path.at(position))
+
+    def short(self, chain: Chain) -> None:
+        self._short.append(f"{chain.path or 'the model'} has only {len(chain)} blocks")
+
+    def sentences(self) -> tuple[str, ...]:
+        plain = (
+            f"{_some(paths)} left plain, as {'it' if len(paths) == 1 else 'each'} {why}"
+            for why, paths in self._plain.items()
+        )
+        short = [f"{_some(self._short)}: cut as far as {'it goes' if len(self._short) == 1 else 'they go'}"]
+        return (*plain, *(short if self._short else ()))
+
+
+def _some(texts: Sequence[str]) -> str:
+    return ", ".join(texts) if len(texts) <= 4 else f"{', '.join(texts[:3])} and {len(texts) - 3} more"
+
+
+def _placed(outline: Outline, paths: Sequence[str], notes: _Notes) -> Placement:
+    sentences = notes.sentences()
+    if not outline.loose and not any(chain.alone for chain in outline.outermost):
+        raise PlacementError(f"no block can be a region: {'; '.join(sentences)}")
+    regions = tuple(Region(path=path) for path in dict.fromkeys(paths))
+    return Placement(name="regions", regions=regions, notes=sentences)
+
+
+def _chains(outline: Outline, least: int, notes: _Notes) -> Sequence[Chain]:
+    """Return the chains that are acted on.
+
+    Raises:
+        PlacementError: there are none, and no loose blocks; or, where no step was recorded, there are fewer blocks than
+            `least` in all of them together.
+    """
     hint = "modules:PATTERN takes any module"
     if not outline.outermost and outline.scope is not None:
         raise PlacementError(f"{unknown('chain', outline.scope, (chain.path for chain in outline.chains))}; {hint}")
-    if not outline.outermost:
+    if not outline.outermost and not outline.loose:
         raise PlacementError(f"the model has no Sequential, ModuleList or ModuleDict of blocks; {hint}")
-    for chain in outline.outermost:
-        if len(chain) < least:
-            raise PlacementError(f"{chain.path or 'the model'} has only {len(chain)} blocks")
+    short = [chain for chain in outline.outermost if len(chain) < least]
+    if short and not outline.recorded and sum(map(len, outline.outermost)) < least:
+        raise PlacementError(f"{short[0].path or 'the model'} has only {len(short[0])} blocks")
+    for chain in short:
+        notes.short(chain)
     return outline.outermost
 
 
-def _singles(positions: Iterable[int]) -> list[tuple[int, int]]:
-    return [(position, position + 1) for position in positions]
-
-
 def _segments(length: int, count: int, start: int = 0) -> list[tuple[int, int]]:
-    """Cut `length` blocks into `count` runs whose lengths differ by one at most, the longer ones first."""
+    """Cut `length` blocks into `count` runs, or as many as there are, whose lengths differ by one at most.
+
+    The longer ones come first.
+    """
+    count = min(count, length)
     size, longer = divmod(length, count)
     cuts = [start + index * size + min(index, longer) for index in range(count + 1)]
     return list(pairwise(cuts))
@@ -64,17 +130,17 @@ def _all(outline: Outline) -> Answer:
 
 @strategy("each", "every block a region of its own")
 def _each(outline: Outline) -> Answer:
-    return _cut(outline, lambda length: _singles(range(length)))
+    return _blocks(outline, range)
 
 
 @strategy("each-but-last", "every block but a chain's last, whose recomputation saves nothing")
 def _each_but_last(outline: Outline) -> Answer:
-    return _cut(outline, lambda length: _singles(range(length - 1)))
+    return _blocks(outline, lambda length: range(length - 1))
 
 
 @strategy("every:N", "every Nth block, beginning with the first")
 def _every(outline: Outline, n: int) -> Answer:
-    return _cut(outline, lambda length: _singles(range(0, length, n)), least=n)
+    return _blocks(outline, lambda length: range(0, length, n), least=n)
 
 
 @strategy("segments:N", "each chain in N regions of even length")
@@ -88,8 +154,9 @@ def _even_segments(outline: Outline, n: int) -> Answer:
 def _checkpoint_sequential(outline: Outline, n: int) -> Answer:
     def spans(length: int) -> Iterator[tuple[int, int]]:
         # torch.utils.checkpoint.checkpoint_sequential: what does not divide is left over for the last, plain run.
-        size = length // n
-        yield from ((start, start + size) for start in range(0, size * (n - 1), size))
+        count = min(n, length)
+        size = length // count
+        yield from ((start, start + size) for start in range(0, size * (count - 1), size))
 
     return _cut(outline, spans, least=n)
 
@@ -105,7 +172,7 @@ def _nested(outline: Outline, n: int) -> Answer:
         raise PlacementError("nested:N cuts every region into N parts: N is 2 or more")
 
     def spans(length: int, start: int = 0) -> Iterator[tuple[int, int]]:
-        for left, right in _segments(length, min(n, length), start):
+        for left, right in _segments(length, n, start):
             yield left, right
             if right - left > 1:
                 yield from spans(right - left, left)
@@ -115,12 +182,12 @@ def _nested(outline: Outline, n: int) -> Answer:
 
 @strategy("first:N", "the first N blocks, each a region")
 def _first(outline: Outline, n: int) -> Answer:
-    return _cut(outline, lambda _: _singles(range(n)), least=n)
+    return _blocks(outline, lambda length: range(length)[:n], least=n)
 
 
 @strategy("last:N", "the last N blocks, each a region")
 def _last(outline: Outline, n: int) -> Answer:
-    return _cut(outline, lambda length: _singles(range(length - n, length)), least=n)
+    return _blocks(outline, lambda length: range(length)[-n:], least=n)
 
 
 @strategy("modules:PATTERN", "every module whose path matches, part by part: transformer.h.*, **.mlp")
@@ -187,10 +254,10 @@ def _ckptplan(planning: Planning, goal: Goal) -> Answer:
 
 
 def _points(text: str) -> Sequence[str]:
-    match = re.fullmatch(r"frontier:(\d+)", text)
+    match = re.fullmatch(r"frontier:(\d+)(@.*)?", text)
     if match is None or int(match[1]) < 1:
         return [text]
-    return [f"frontier:{k}/{match[1]}" for k in range(1, int(match[1]) + 1)]
+    return [f"frontier:{k}/{match[1]}{match[2] or ''}" for k in range(1, int(match[1]) + 1)]
 
 
 @_planned(

@@ -83,6 +83,23 @@ def departure(expected: Call, found: Call) -> Departure | None:
     return None if argument is None else Departure(argument)
 
 
+def expected_next(call: Call, result: Any, *, sequential: bool) -> Call | None:
+    """Return the call of the next block that lets a region, whichever block it begins at, go on over it.
+
+    What a loop hands on goes by what a region's first block was given, and a region may begin at any block: None where
+    that is of another structure than what this one was given.
+    """
+    expected = next_call(call, result, sequential=sequential)
+    if not sequential and _shape(expected.value) != _shape(call.value):
+        return None
+    return expected
+
+
+def continues(expected: Call, arguments: Arguments) -> bool:
+    """Tell whether a call is the one that was expected, by the rule that regions hold to."""
+    return departure(expected, Call.of(arguments, expected.keyword)) is None
+
+
 def _shape(value: Any) -> pytree.TreeSpec:
     return pytree.tree_structure(value)
 

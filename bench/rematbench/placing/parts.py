@@ -8,22 +8,30 @@ from typing import Any
 
 from torch import nn
 
-from rematbench.placing.outline import has_forward, outline
+from rematbench.errors import PlacementError, unknown
+from rematbench.placing.containers import every_module, has_forward, is_compiled
+from rematbench.placing.outline import outline
 from rematbench.placing.shadowing import Forward, shadowed
-from rematbench.torch_internals import children_of, runs_compiled
+from rematbench.torch_internals import children_of
 
 Mark = Callable[[str], AbstractContextManager[Any]]
 
 
-def parts(model: nn.Module) -> dict[str, nn.Module]:
+def parts(model: nn.Module, at: str | None = None) -> dict[str, nn.Module]:
     """Return the smallest modules that no chain is cut inside of, by path: blocks, and what has no chain in it.
 
-    The blocks are those of the outermost chains, which strategies act on. A model without chains is cut into its
-    children.
+    The blocks are those of the outermost chains, which strategies act on, or of the chain `at`. A model without chains
+    is cut into its children.
+
+    Raises:
+        PlacementError: there is no chain of that path.
     """
-    chains = {chain.path for chain in outline(model).outermost} or {""}
-    found = {path: module for path, module in _parts("", model, chains, set()) if has_forward(module)}
-    return found or {"": model}
+    found = outline(model)
+    if at is not None and at not in (chain.path for chain in found.chains):
+        raise PlacementError(unknown("chain", at, (chain.path for chain in found.chains)))
+    chains = {chain.path for chain in found.outermost} or {""} if at is None else {at}
+    cut = {path: module for path, module in _parts("", model, chains, set()) if has_forward(module)}
+    return cut or {"": model}
 
 
 def _parts(path: str, module: nn.Module, chains: set[str], seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
@@ -56,11 +64,6 @@ def _ancestors(path: str) -> Iterator[str]:
         yield path
 
 
-def every_module(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every module that has a forward of its own, by its first path."""
-    return {path: module for path, module in model.named_modules() if has_forward(module)}
-
-
 @contextmanager
 def marked(model: nn.Module, mark: Mark, *, every: bool = False) -> Iterator[None]:
     """Run every call of a part, and of a module around parts, inside `mark(path)`; undone on leaving.
@@ -80,8 +83,3 @@ def marked(model: nn.Module, mark: Mark, *, every: bool = False) -> Iterator[Non
 
     with shadowed(modules, around):
         yield
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Tell whether any module of a model runs through `torch.compile`; asked without importing what compiles."""
-    return any(runs_compiled(module) for module in model.modules())

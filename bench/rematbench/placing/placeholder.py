@@ -15,10 +15,12 @@ _HARMLESS = frozenset(
     "shape size ndim dim ndimension numel nelement element_size itemsize nbytes __len__ stride storage_offset layout "
     "dtype device get_device is_cpu is_cuda is_mps is_xpu is_meta is_floating_point is_complex is_sparse is_quantized "
     "is_nested is_leaf requires_grad _version is_inference is_contiguous names __repr__ __format__ "
-    # These return the tensor itself where there is nothing to convert; where there is, the dispatcher is asked next.
     "to contiguous type_as".split()
 )
 """What torch may be asked of a placeholder value: its kind, which it has, and never its elements or its gradient."""
+
+_CONVERTING = frozenset("to contiguous type_as".split())
+"""Of these, what returns the tensor itself where there is nothing to convert; else the dispatcher is asked next."""
 
 
 class Placeholder(torch.Tensor):
@@ -79,6 +81,17 @@ def _name(func: Any) -> str:
     if name == "__get__":
         return func.__self__.__name__
     return name
+
+
+def only_asks(func: Callable[..., Any]) -> bool:
+    """Tell whether a function of torch only asks of what kind a tensor is, so that a placeholder answers it."""
+    name = _name(func)
+    return name in _HARMLESS and name not in _CONVERTING
+
+
+def may_return_the_same(func: Callable[..., Any]) -> bool:
+    """Tell whether a function of torch is let through on a placeholder where it returns the tensor it was given."""
+    return _name(func) in _CONVERTING
 
 
 def _refuse(use: str, *values: Any) -> NoReturn:

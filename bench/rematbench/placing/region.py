@@ -51,6 +51,21 @@ class _Input:
     number: int
 
 
+class _HandedOut(NamedTuple):
+    """A member's result as it is kept: its tensors as placeholders, or the numbers of the inputs that they are.
+
+    In parts, as a structure may refuse what is no tensor (`PackedSequence` in torch/nn/utils/rnn.py does).
+    """
+
+    leaves: list[Any]
+    spec: pytree.TreeSpec
+
+    def result(self, inputs: list[Any]) -> Any:
+        """Return what the loop is given for it, once the inputs are there."""
+        leaves = [inputs[leaf.number] if isinstance(leaf, _Input) else leaf for leaf in self.leaves]
+        return pytree.tree_unflatten(leaves, self.spec)
+
+
 class RegionRun:
     """One region of a placement in force.
 
@@ -83,7 +98,7 @@ class RegionRun:
 
     def run(self, arguments: Arguments) -> tuple[Any, list[Any]]:
         """Run the region; return the last member's result, and what to hand out for those of the members before it."""
-        between: list[Any] = []
+        between: list[_HandedOut] = []
         if not torch.is_grad_enabled():  # without a backward there is nothing to recompute for
             output = self._run_members(between, arguments)
         else:
@@ -101,12 +116,10 @@ class RegionRun:
             before = versions(arguments)
             output = self._checkpointed(members, *arguments)
             self._refuse_changes(before, arguments)
-        if not between:
-            return output, []
-        inputs = pytree.tree_leaves(arguments)
-        return output, pytree.tree_map_only(_Input, lambda leaf: inputs[leaf.number], between)
+        inputs = pytree.tree_leaves(arguments) if between else []
+        return output, [handed_out.result(inputs) for handed_out in between]
 
-    def _run_members(self, between: list[Any], arguments: Arguments) -> Any:
+    def _run_members(self, between: list[_HandedOut], arguments: Arguments) -> Any:
         """Run the members one after the other; `between` becomes the results of all but the last, as placeholders.
 
         Nothing in it holds memory, as it lives as long as the checkpoint: an input that a member handed through stands
@@ -118,7 +131,7 @@ class RegionRun:
             if len(self.names) == 1:
                 return self._steps[0](arguments)[0]
             call, inputs = Call.of(arguments), pytree.tree_leaves(arguments)
-            results: list[Any] = []
+            results: list[_HandedOut] = []
             output: Any = None
             for number, step in enumerate(self._steps):
                 if number > 0:
@@ -140,17 +153,20 @@ class RegionRun:
         finally:
             self._outermost._running = was_running
 
-    def _placeholders(self, result: Any, inputs: list[Any], position: int) -> Any:
+    def _placeholders(self, result: Any, inputs: list[Any], position: int) -> _HandedOut:
         """Return a member's result with nothing in it that could be used but as the input of the next member."""
         numbers = {id(leaf): number for number, leaf in enumerate(inputs)}
         producer, consumer = self.names[position], self.names[position + 1]
 
-        def placeholder(leaf: torch.Tensor) -> Placeholder | _Input:
+        def placeholder(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
             if id(leaf) in numbers:
                 return _Input(numbers[id(leaf)])
             return leaf if isinstance(leaf, Placeholder) else Placeholder(leaf, producer, consumer)
 
-        return pytree.tree_map_only(torch.Tensor, placeholder, result)
+        leaves, spec = pytree.tree_flatten(result)
+        return _HandedOut(list(map(placeholder, leaves)), spec)
 
     def _handed_on(self, call: Call, result: Any) -> Any:
         return next_call(call, result, sequential=self._site.sequential).value

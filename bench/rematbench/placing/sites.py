@@ -12,7 +12,8 @@ from torch import nn
 from rematbench.errors import PlacementError, unknown
 from rematbench.placement.paths import Index, RegionPath
 from rematbench.placement.placement import Placement, Region
-from rematbench.placing.outline import CONTAINERS, has_forward, outline
+from rematbench.placing.containers import CONTAINERS, has_forward
+from rematbench.placing.outline import outline
 from rematbench.torch_internals import children_of
 
 

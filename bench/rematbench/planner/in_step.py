@@ -8,7 +8,7 @@ where it happens, and their sum is held to how much longer that step takes than 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
@@ -21,7 +21,6 @@ from rematbench.errors import PlacementError
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import PLAIN, Placement, Region
 from rematbench.placing.apply import applied
-from rematbench.placing.parts import parts
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import Profile, UnitProfile
 from rematbench.workload.devices import clock_for
@@ -45,7 +44,7 @@ def timed_in_step(profile: Profile, session: Session, device: torch.device, each
         session: of the model; its plain step fits on the device, so that this one does.
         each: every unit that may be a region as a region of its own.
     """
-    times = _CallTimes(clock_for(device))
+    times = _CallTimes(clock_for(device), [unit.path for unit in profile.units])
     try:
         rounds = list(_rounds(session, each, times))
     except PlacementError:  # a unit that cannot be run again after all: a plan may do without it
@@ -89,15 +88,17 @@ def _in_step(unit: UnitProfile, rerun_s: float, slower: float) -> UnitProfile:
 class _CallTimes:
     """Takes the time of every call. Where a unit is a region, the second of two in one step is its recomputation."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], paths: Sequence[str]) -> None:
         self.clock = clock
+        self._paths = paths
         self._step: dict[str, list[float]] = {}
         self._reruns: dict[str, list[float]] = defaultdict(list)
 
     @contextmanager
     def during(self, model: nn.Module) -> Iterator[None]:
         self._step = defaultdict(list)
-        with shadowed(parts(model), self._around):
+        modules = dict(model.named_modules(remove_duplicate=False))
+        with shadowed({path: modules[path] for path in self._paths if path in modules}, self._around):
             yield
         for path, calls in self._step.items():
             if len(calls) == 2:

@@ -18,7 +18,6 @@ from rematbench.placement.goal import Goal, Objective
 from rematbench.placement.outline import Outline
 from rematbench.placement.placement import Placement
 from rematbench.placing.batch_norm import batch_norms
-from rematbench.placing.outline import outline
 from rematbench.planner.by_hand import by_hand, in_units
 from rematbench.planner.ckptplan import regions_by_ckptplan
 from rematbench.planner.in_step import timed_in_step
@@ -56,12 +55,16 @@ class Planner:
         session: whose model it is.
         device: it is on.
         profiled: a profile made elsewhere; None measures one.
+        at: path of the chain whose blocks are the units; None for the outermost chains.
     """
 
-    def __init__(self, session: Session, device: torch.device, profiled: Profile | None = None) -> None:
+    def __init__(
+        self, session: Session, device: torch.device, profiled: Profile | None = None, *, at: str | None = None
+    ) -> None:
         self._session = session
         self._device = device
         self._given = profiled
+        self._at = at
         self._frontiers: dict[Objective, tuple[UnitChain, tuple[Schedule, ...]]] = {}
         self._refused: dict[tuple[UnitRegion, ...], str] = {}
         self._not_profiled = ""
@@ -72,7 +75,7 @@ class Planner:
         if self._given is not None:
             return self._given
         self._session.fresh()
-        return profile(self._session.workload, self._device, plain_peak_bytes=self._session.plain_peak_bytes)
+        return profile(self._session.workload, self._device, self._at, plain_peak_bytes=self._session.plain_peak_bytes)
 
     @cached_property
     def _timed(self) -> Profile:
@@ -265,9 +268,9 @@ class Planner:
     def _handed_out(self, name: str, regions: Iterable[UnitRegion]) -> Placement:
         return self._candidate(regions, name, self._outline.fingerprint)
 
-    @cached_property
+    @property
     def _outline(self) -> Outline:
-        return outline(self._session.workload.module)
+        return self._session.outline if self._at is None else self._session.outline.at(self._at)
 
     @cached_property
     def _writes_buffers(self) -> bool:

@@ -22,7 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from rematbench.placement.policies import SELECTIVE
 from rematbench.placing.calls import Arguments, Call, departure, next_call
-from rematbench.placing.outline import CONTAINERS
+from rematbench.placing.containers import CONTAINERS
 from rematbench.placing.parts import parts
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import BEGINNING, Profile, UnitProfile, Way
@@ -55,8 +55,10 @@ _WORTH = 1 / 128
 """The share of the plain step's peak from which on a unit is worth to be opened."""
 
 
-def profile(workload: Workload, device: torch.device, *, plain_peak_bytes: int | None = None) -> Profile:
-    """Measure every unit of a model, and the loss as the last of them.
+def profile(
+    workload: Workload, device: torch.device, at: str | None = None, *, plain_peak_bytes: int | None = None
+) -> Profile:
+    """Measure every unit of a model, and the loss as the last of them; the units are those of `parts`.
 
     The model is left as it was but for what a forward changes in it (buffers, random state).
 
@@ -67,8 +69,9 @@ def profile(workload: Workload, device: torch.device, *, plain_peak_bytes: int |
     given = batch_tensors(workload.batch).values()
     saves = (*SELECTIVE, OFFLOAD) if meter.can_offload else SELECTIVE
     worth_bytes = int(_WORTH * (plain_peak_bytes or 0))
-    profiler = _Profiler(workload.module, given, meter, saves, depth=_DEPTH, worth_bytes=worth_bytes)
-    with shadowed(parts(workload.module), profiler.around), profiler.between_units():
+    modules = parts(workload.module, at)
+    profiler = _Profiler(workload.module, modules, given, meter, saves, depth=_DEPTH, worth_bytes=worth_bytes)
+    with shadowed(modules, profiler.around), profiler.between_units():
         output = call(workload)
         profiler.loss(output, workload.loss_fn or loss_of)
         clear_gradients(workload)
@@ -171,6 +174,7 @@ class _Profiler:
     def __init__(
         self,
         module: nn.Module,
+        modules: dict[str, nn.Module],
         given: Iterable[torch.Tensor],
         meter: UnitMeter,
         saves: Sequence[str],
@@ -183,7 +187,7 @@ class _Profiler:
         self._saves = saves
         self._depth = depth
         self._worth_bytes = worth_bytes
-        self._modules = parts(module)
+        self._modules = modules
         self._tensors = _BoundaryTensors(iter((*module.parameters(), *module.buffers(), *given)))
         self._costs: dict[tuple[Any, ...] | None, UnitCosts] = {}
         self._uses = _Uses(self._note_used)
@@ -279,13 +283,14 @@ class _Profiler:
         """Profile a unit as a model of its own, and return regions over its parts that none beats by prediction."""
         (module,) = unit.members
         size = plain.saved_bytes + plain.backward_peak_bytes
-        if self._depth == 0 or size < max(1, self._worth_bytes) or len(parts(module)) < 2:
+        modules = parts(module)
+        if self._depth == 0 or size < max(1, self._worth_bytes) or len(modules) < 2:
             return []
         # The parts of a part are worth it where they are most of it: what is opened then is the one that matters.
         worth_bytes = max(self._worth_bytes, size // 4)
         tensors = [leaf for leaf in unit.leaves if isinstance(leaf, torch.Tensor)]
-        profiler = _Profiler(module, tensors, self._meter, (), depth=self._depth - 1, worth_bytes=worth_bytes)
-        with self._meter.undisturbed(unit), shadowed(parts(module), profiler.around), profiler.between_units():
+        profiler = _Profiler(module, modules, tensors, self._meter, (), depth=self._depth - 1, worth_bytes=worth_bytes)
+        with self._meter.undisturbed(unit), shadowed(modules, profiler.around), profiler.between_units():
             try:
                 output = unit.run(unit.fresh_leaves())
             except UnitError:

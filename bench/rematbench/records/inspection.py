@@ -62,7 +62,8 @@ class Inspection(Record):
     Attributes:
         modules: in the order of `named_modules`, the model itself (`""`) first; those that were never called, or
             cannot be watched (compiled, scripted), are left out.
-        chains: the containers a placement can cut, as `layers[0:4] × Block`; those that strategies act on first.
+        chains: what a placement can cut, as the step runs it: `layers 4 × Block, inside each mlp 3`; those that
+            strategies act on first.
         saved: what autograd keeps, the largest first.
         held_bytes: measured, live at the end of forward; `loss_bytes` of them were allocated outside all modules.
         output_bytes: of the model's output and the loss, where nothing in `saved` holds them.

@@ -163,7 +163,7 @@ def _notes(inspection: Inspection) -> Iterator[str]:
         f"output and loss are {format_bytes(inspection.output_bytes)}, {other} other (fused kernels, caches, the "
         "model's own hooks and checkpoints)"
     )
-    yield f"chains to cut: {', '.join(dict.fromkeys(map(_pattern, inspection.chains))) or 'none'}"
+    yield f"chains: {'; '.join(inspection.chains) or 'none'}"
     yield from inspection.remarks
 
 

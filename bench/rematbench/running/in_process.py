@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import torch
 
 from rematbench.loading import user_imports
+from rematbench.measuring.session import Session
+from rematbench.placement.placement import Placement
 from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline
+from rematbench.suite.case import Case
 from rematbench.suite.suite import Job
 from rematbench.workload.building import build
 from rematbench.workload.devices import clock_for, find_device
-from rematbench.workload.step import clear_gradients, training_step
+from rematbench.workload.step import Workload, clear_gradients, training_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +52,20 @@ def ready_step(job: Job) -> Iterator[ReadyStep]:
             training_step(workload)
             finish()
 
-        with applied(workload.module, job.cases[-1].resolve(outline(workload.module))):
+        with applied(workload.module, _placement(job.cases[-1], workload, device)):
             run()  # the first step imports half of torch, and what that leaves behind is collected here
             gc.collect()
             yield ReadyStep(prepare=lambda: clear_gradients(workload), run=run)
+
+
+def _placement(case: Case, workload: Workload, device: torch.device) -> Placement:
+    """Resolve a case as a worker does: what acts on chains goes by those that a step runs."""
+    if not case.acts_on_chains:
+        return case.resolve(outline(workload.module))
+    session = Session(workload, device)
+    placement = case.resolve(session.outline)
+    session.fresh()
+    return placement
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
@@ -155,6 +154,7 @@ class _Work:
         self._device = find_device(job.device)
         self._placements: dict[str, Placement] = {}
         self._plans: dict[str, PlanFacts] = {}
+        self._planners: dict[str | None, Planner] = {}
         self._not_finite: set[str] = set()
         self._session: Session
         _set_threads(job.settings.threads)
@@ -215,18 +215,18 @@ class _Work:
     def _placement(self, name: str) -> Placement:
         if name not in self._placements:
             case = next(case for case in self._job.cases if case.name == name)
-            self._placements[name] = case.resolve(self._outline, self)
+            self._placements[name] = case.resolve(self._session.outline if case.acts_on_chains else self._outline, self)
         return self._placements[name]
 
     def plan(self, goal: Goal) -> Placement:
         """Return the best placement for a goal, as a strategy that measures asks for it, and keep how it was found."""
-        planned = self._planner.plan(self._with_budget(goal))
+        planned = self._planner(goal.at).plan(self._with_budget(goal))
         self._plans[goal.name] = planned.facts
         return planned.placement
 
     def plan_by_ckptplan(self, goal: Goal) -> Placement:
         """Return what the package ckptplan makes of the same measures."""
-        return self._planner.plan_by_ckptplan(goal)
+        return self._planner(goal.at).plan_by_ckptplan(goal)
 
     def _with_budget(self, goal: Goal) -> Goal:
         """Give a goal that names another placement the peak that one is measured at."""
@@ -237,9 +237,11 @@ class _Work:
         peak = self._session.peak_bytes(self._placement(goal.budget_of))
         return replace(goal, budget_bytes=peak, of_step=True)
 
-    @cached_property
-    def _planner(self) -> Planner:
-        return Planner(self._session, self._device)
+    def _planner(self, at: str | None) -> Planner:
+        """Return the planner of a chain's blocks; what it has profiled and solved serves every goal there."""
+        if at not in self._planners:
+            self._planners[at] = Planner(self._session, self._device, at=at)
+        return self._planners[at]
 
     def _measured(self, name: str) -> Measurement:
         placement = self._placement(name)
@@ -254,7 +256,9 @@ class _Work:
             device=self._job.device,
             dtype=self._dtype,
             status=Status.OK if finite else Status.ERROR,
-            message="; ".join([*_remarks(findings), *(cache_warnings(self._session) if name == PLAIN else ())]),
+            message="; ".join(
+                [*_remarks(findings), *placement.notes, *(cache_warnings(self._session) if name == PLAIN else ())]
+            ),
             regions=placement,
             checkpointed_blocks=findings.blocks,
             memory=findings.memory,

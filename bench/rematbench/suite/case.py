@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from rematbench.errors import RematbenchError
-from rematbench.placement.placement import FILE_ENDINGS, Options, Placement, Region
+from rematbench.placement.placement import FILE_ENDINGS, PLAIN, Options, Placement, Region
 from rematbench.placement.registry import Planning, StrategyCall, parse_strategy, spread
 
 if TYPE_CHECKING:
@@ -89,6 +89,12 @@ class Case(Options):
         if self.strategy is not None and self.strategy.strategy.stands_alone and self.changed():
             raise ValueError(f"{self.strategy}: {self.strategy.strategy.stands_alone}")
         return self
+
+    @property
+    def acts_on_chains(self) -> bool:
+        """Whether its strategy goes by the chains of a model, which a step shows better than the model's containers."""
+        strategy = self.strategy
+        return strategy is not None and strategy.text != PLAIN and not strategy.strategy.stands_alone
 
     def resolve(self, outline: Outline, planning: Planning | None = None) -> Placement:
         """Make the placement for a model.
