@@ -154,7 +154,7 @@ def _compare(folder: Path, count: int) -> Command:
 KINDS: dict[str, tuple[str, tuple[int, ...], Callable[[Path, int], Command]]] = {
     "report-rows": (
         "`report`, rows of one model",
-        (500, 1000, 2000, 5000, 50_000),
+        (500, 1000, 2000, 5000),
         lambda folder, count: _report(folder, run_of(folder, count)),
     ),
     "report-models": (

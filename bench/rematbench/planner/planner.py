@@ -153,13 +153,11 @@ class Planner:
 
     def predicted_peak_bytes(self, schedule: Schedule) -> int:
         """Return the peak, with the random states that regions inside others hold from the first forward on."""
-        inside = sum(
-            any(
-                outer.start <= inner.start and inner.stop <= outer.stop and outer != inner for outer in schedule.regions
-            )
-            for inner in schedule.regions
-            if inner.save == NOTHING
-        )
+        inside, end = 0, 0  # of the outermost region reached: regions nest or are apart
+        for region in sorted(schedule.regions, key=lambda region: (region.start, -region.stop)):
+            if region.stop <= end:
+                inside += region.save == NOTHING
+            end = max(end, region.stop)
         return schedule.peak_bytes + inside * self.profile.region_bytes
 
     def measured_peak_bytes(self, schedule: Schedule) -> float:

@@ -66,13 +66,13 @@ def _resampled_medians(values: Array) -> Array:
     With the values in order, a resample's median is the value up to which it has drawn half of its picks.
     """
     count, order = len(values), np.argsort(values, kind="stable")
-    drawn = np.cumsum(_draws(count)[order], axis=0, dtype=np.int32)
+    drawn, lower, upper = (np.zeros(RESAMPLES, np.int32) for _ in range(3))
+    for value in order:
+        drawn += _draws(count)[value]
+        lower += drawn < (count + 1) // 2
+        upper += drawn <= count // 2
     ordered = values[order]
-    upper = ordered[np.add.reduce(drawn <= count // 2, axis=0, dtype=np.int32)]
-    if count % 2:
-        return upper
-    lower = ordered[np.add.reduce(drawn < count // 2, axis=0, dtype=np.int32)]
-    return (lower + upper) / 2
+    return ordered[upper] if count % 2 else (ordered[lower] + ordered[upper]) / 2
 
 
 @cache
