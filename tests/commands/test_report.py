@@ -40,6 +40,13 @@ def test_a_page_is_written_whole(command: Command, run: Path, tmp_path: Path) ->
     assert {file.name for file in tmp_path.iterdir()} == {"run", "report.html", "two.html"}
 
 
+def test_a_page_of_one_model(command: Command, run: Path, tmp_path: Path) -> None:
+    assert command("report", run, "--model", "other")[0] == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "<h2>other</h2>" in text
+    assert "<h2>toy</h2>" not in text
+
+
 def test_pictures_come_without_the_page(command: Command, run: Path, tmp_path: Path) -> None:
     status, said, _ = command("report", run, "--model", "toy", "--png", "a.png", "--svg", "a.svg")
     assert (status, said) == (0, "toy in a.png\ntoy in a.svg\n")
@@ -52,7 +59,7 @@ def test_pictures_come_without_the_page(command: Command, run: Path, tmp_path: P
         (["--png", "a.png"], "--model: the run has 2 models, choose one of toy, other"),
         (["--png", "a.png", "--model", "othr"], "did you mean 'other'?"),
         (["--png", "a.jpg", "--model", "toy"], "has to end in .png"),
-        (["--model", "toy"], "--model names what --png or --svg draws"),
+        (["--model", "othr"], "did you mean 'other'?"),
         (["--out", "gone/report.html"], "gone/report.html: No such file or directory"),
     ],
 )

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, nn, ones
 
 from rematbench.errors import PlacementError
 from rematbench.placement.placement import Placement, Region
 from rematbench.placement.registry import parse_strategy
+from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline
-from rematbench.placing.sites import Site, covered_modules, find_sites
+from rematbench.placing.sites import DEEPEST, Site, covered_modules, depth, find_sites
 
 Span = tuple[int, int]
 LENGTH = 7
@@ -205,3 +206,34 @@ def kept(path: str) -> Region:
 )
 def test_recomputed_modules_are_listed_outermost_only(regions: list[str | Region], covered: tuple[str, ...]) -> None:
     assert covered_modules(sites(*regions)) == covered
+
+
+@pytest.mark.parametrize("count", [DEEPEST + 1, 3000])
+def test_regions_that_nest_deeper_than_python_goes_are_refused(count: int) -> None:
+    """Long before the millions of names that thousands of regions inside each other have."""
+    model = nn.Sequential(*(nn.ReLU() for _ in range(count)))
+    nested = Placement(name="deep", regions=tuple(Region(path=f"[{at}:{count}]") for at in range(count)))
+    with pytest.raises(PlacementError, match=f"is inside {DEEPEST} others"):
+        find_sites(model, nested)
+    apart = Placement(name="each", regions=tuple(Region(path=f"[{at}]") for at in range(count)))
+    assert depth(find_sites(model, apart)) == 1
+
+
+def test_nesting_that_fits_is_run_and_what_does_not_is_a_sentence() -> None:
+    def deep(at: int, value: Tensor) -> Tensor:
+        return deep(at - 1, value) if at else value * 2
+
+    class Deep(nn.Module):
+        def forward(self, value: Tensor) -> Tensor:
+            return deep(500, value)
+
+    regions = tuple(Region(path=f"[0:{at}]") for at in range(2, 60))
+    flat = nn.Sequential(*(nn.Linear(1, 1) for _ in range(60)))
+    with applied(flat, Placement(name="deep", regions=regions)):
+        flat(ones(1, 1)).sum().backward()
+    model = nn.Sequential(Deep(), *(nn.Linear(1, 1) for _ in range(60)))
+    with (
+        pytest.raises(PlacementError, match="regions nest 58 deep and each runs inside the one around it"),
+        applied(model, Placement(name="deep", regions=regions)),
+    ):
+        model(ones(1, 1, requires_grad=True)).sum().backward()

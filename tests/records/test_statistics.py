@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from scipy.stats import norm, t
 
 from rematbench.records.measurement import Timing
-from rematbench.records.statistics import CONFIDENCE, Interval, step_iqr_s, step_median_s, step_ratio
+from rematbench.records.statistics import (
+    CONFIDENCE,
+    RESAMPLES,
+    Interval,
+    expanded_tail,
+    step_iqr_s,
+    step_median_s,
+    step_ratio,
+)
 
 times = st.floats(1e-6, 1e3)
 
@@ -166,3 +174,18 @@ def test_an_interval_that_ends_the_rounds_covers_as_it_says(sigma: float) -> Non
         assert found.high is not None
         covered += found.low <= 1.0 <= found.high
     assert covered / trials >= 0.90  # 95 % but for chance: 250 trials of it fall below 90 % once in 3,000 times
+
+
+@given(st.lists(st.tuples(times, times), min_size=1, max_size=24))
+@settings(deadline=None, max_examples=50)
+def test_the_figures_are_numpy_s_to_the_bit(pairs: list[tuple[float, float]]) -> None:
+    """The quick way to the medians of the resamples and to quantiles, held to the plain one."""
+    timing = Timing(step_s=tuple(step for step, _ in pairs), plain_s=tuple(plain for _, plain in pairs))
+    low, high = np.quantile(timing.step_s, [0.25, 0.75])
+    assert step_iqr_s(timing) == high - low
+    if len(pairs) >= 5:
+        ratios = np.divide(timing.step_s, timing.plain_s)
+        picks = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
+        tail = expanded_tail(len(ratios))
+        low, high = np.quantile(np.median(ratios[picks], axis=1), [tail, 1 - tail])
+        assert ends(step_ratio(timing)) == (low, high)

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from rematbench.commands.console import say
-from rematbench.errors import RematbenchError, unknown
-from rematbench.reporting.gathering import Model, models_of
+from rematbench.errors import RematbenchError
+from rematbench.reporting.gathering import Model, model_named, models_of
 
 _PAGE = Path("report.html")
 
@@ -20,19 +20,17 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; report.html by default.")] = None,
     png: Annotated[Path | None, typer.Option(help="Draw the trade of --model as a PNG instead.")] = None,
     svg: Annotated[Path | None, typer.Option(help="Draw the trade of --model as an SVG instead.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model to draw; not needed where there is one.")] = None,
+    model: Annotated[str | None, typer.Option(help="The only model on the page, or the one to draw.")] = None,
 ) -> None:
     """Write one self-contained HTML page: the trade, the step over time, the placements over the blocks, the table.
 
     It opens from disk, with no network.
     """
     pictures = [_ending(path, suffix) for path, suffix in ((png, ".png"), (svg, ".svg")) if path]
-    if model is not None and not pictures:
-        raise RematbenchError("--model names what --png or --svg draws: give one of them; the page shows every model")
     if pictures:
         _draw(_chosen(models_of(runs), model), pictures)
     if out or not pictures:
-        _write(runs, out or _PAGE)
+        _write(runs, out or _PAGE, model)
 
 
 def _ending(path: Path, suffix: str) -> Path:
@@ -42,12 +40,10 @@ def _ending(path: Path, suffix: str) -> Path:
 
 
 def _chosen(models: Sequence[Model], name: str | None) -> Model:
-    by_name = {model.name: model for model in models}
-    if name is None and len(by_name) > 1:
-        raise RematbenchError(f"--model: the run has {len(by_name)} models, choose one of {', '.join(by_name)}")
-    if name is not None and name not in by_name:
-        raise RematbenchError(f"--model: {unknown('model', name, by_name)}")
-    return by_name[name] if name is not None else models[0]
+    if name is None and len(models) > 1:
+        names = ", ".join(model.name for model in models)
+        raise RematbenchError(f"--model: the run has {len(models)} models, choose one of {names}")
+    return model_named(models, name) if name is not None else models[0]
 
 
 def _draw(model: Model, pictures: Sequence[Path]) -> None:
@@ -60,8 +56,8 @@ def _draw(model: Model, pictures: Sequence[Path]) -> None:
         say(f"{model.name} in {path}")
 
 
-def _write(runs: Sequence[Path], out: Path) -> None:
+def _write(runs: Sequence[Path], out: Path, model: str | None) -> None:
     from rematbench.reporting.page import write_page  # nor for plotly and jinja2
 
-    write_page(runs, out)
+    write_page(runs, out, model)
     say(f"page in {out}")

@@ -15,6 +15,9 @@ from rematbench.reporting.gathering import models_of
 from rematbench.reporting.sheet import Sheet, to_latex
 from rematbench.reporting.terminal import plot
 
+_LINES = 60
+"""Placements of one frontier that are shown at most; `rematbench compare` lists all of them."""
+
 
 def show(
     run: Annotated[Path, typer.Argument(help="A run's folder or CSV.")],
@@ -28,7 +31,7 @@ def show(
     sheets: list[Sheet] = []
     for one in models:
         for series in one.series if model in (None, one.name) else ():
-            sheets.append(frontier_sheet(f"{one.name} on {series.label}", series.rows))
+            sheets.append(frontier_sheet(f"{one.name} on {series.label}", series.rows, most=_LINES))
             say(f"{sheets[-1].to_text()}\n\n{plot(series)}\n")
     if latex is not None:
         write_whole(latex, to_latex(sheets))

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -103,7 +104,7 @@ def _modules(session: Session, device: torch.device, held: dict[str, int] | None
     for path, module in {"": session.workload.module, **every_module(session.workload.module)}.items():
         if path in counts:
             count = counts[path]
-            backward_s = [seconds for time in times if (seconds := time.backward_s(path)) is not None]
+            backward_s = [time.backward_s[path] for time in times if path in time.backward_s]
             yield ModuleCost(
                 path=path,
                 class_name=type(module).__name__,
@@ -189,14 +190,17 @@ class _StepClock:
         loss.backward()
         self._makers.clear()
 
-    def backward_s(self, path: str) -> float | None:
-        """Return the seconds of a module and those inside it; None where it has no part in backward."""
-        inside = [
-            seconds
-            for maker, seconds in self.own_backward_s.items()
-            if maker == path or (maker != LOSS and maker.startswith(f"{path}." if path else ""))
-        ]
-        return sum(inside) if inside else None
+    @cached_property
+    def backward_s(self) -> dict[str, float]:
+        """The seconds of each module and those inside it, once the step is over; without those that have no part."""
+        found: dict[str, float] = defaultdict(float)
+        for maker, seconds in self.own_backward_s.items():
+            found[maker] += seconds
+            around = "" if maker == LOSS else maker
+            while around:
+                around = around.rpartition(".")[0]
+                found[around] += seconds
+        return dict(found)
 
     def _claim(self, values: Any, maker: str) -> None:
         """Give the nodes behind these values that nobody has claimed to who made them, and time them."""

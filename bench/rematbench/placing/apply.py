@@ -125,6 +125,12 @@ def applied(model: nn.Module, placement: Placement | str | Callable[..., Answer]
 
 def _explained(error: RuntimeError, handle: Handle) -> PlacementError | None:
     """Return what an error that torch raised in backward says about a region, None where it is about none."""
+    deepest = max((region.depth for region in handle.regions), default=0)
+    if isinstance(error, RecursionError) and deepest > 1:
+        return PlacementError(
+            f"regions nest {deepest} deep and each runs inside the one around it: Python's stack has no room for that "
+            f"around these blocks; leave some out"
+        )
     last = max(handle.regions, key=lambda region: region.recomputed, default=None)
     if isinstance(error, CheckpointError) and last is not None and last.recomputed:
         return PlacementError(

@@ -29,7 +29,7 @@ from rematbench.placing.calls import (
 )
 from rematbench.placing.checkpointing import Forward, checkpointer
 from rematbench.placing.placeholder import Placeholder
-from rematbench.placing.sites import Site
+from rematbench.placing.sites import Site, depth
 from rematbench.torch_internals import has_hooks, pytree
 
 _RECOMPUTATIONS = count(1)
@@ -72,6 +72,7 @@ class RegionRun:
     Attributes:
         names: the members' paths.
         title: how a sentence names the region.
+        depth: how deep regions nest in it, itself counted.
         recomputed: when the region was last recomputed, as a number that grows over all regions; 0 for never.
 
     Raises:
@@ -82,6 +83,7 @@ class RegionRun:
         self._outermost = outer or self
         self.names = site.names
         self.title = f"{site.names[0] or 'the model'}{f' to {site.names[-1]}' if len(site.names) > 1 else ''}"
+        self.depth = depth([site])
         self.recomputed = 0
         self._site = site
         self._checkpointed = checkpointer(site.region, site.members)

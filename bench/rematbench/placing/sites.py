@@ -16,6 +16,10 @@ from rematbench.placing.containers import CONTAINERS, has_forward
 from rematbench.placing.outline import outline
 from rematbench.torch_internals import children_of
 
+DEEPEST = 100
+"""How deep regions may nest: torch runs each inside the one around it, some nine calls a region, and Python's stack has
+room for a thousand."""
+
 
 @dataclass(kw_only=True)
 class Site:
@@ -45,13 +49,18 @@ def find_sites(model: nn.Module, placement: Placement) -> list[Site]:
     """Return the outermost sites of every parent, the sites inside them nested by containment.
 
     Raises:
-        PlacementError: a path matches nothing, two regions overlap or are the same, or one module stands twice.
+        PlacementError: a path matches nothing, two regions overlap, are the same or nest deeper than `DEEPEST`, or one
+            module stands twice.
     """
     tree = _Tree(model)
     by_parent: dict[str | None, list[Site]] = defaultdict(list)
     for region in placement.regions:
         for site in _locate(tree, region):
-            by_parent[site.parent].append(site)
+            sites = by_parent[site.parent]
+            sites.append(site)
+            # Now and then, and not at the end alone: thousands inside each other name millions of members by then.
+            if len(sites) > DEEPEST and len(sites).bit_count() == 1:
+                _refuse_depth(sites)
     forest = [site for sites in by_parent.values() for site in _nest(sites)]
     _refuse_repeats(forest)
     return forest
@@ -61,6 +70,14 @@ def covered_modules(forest: Iterable[Site]) -> tuple[str, ...]:
     """Return the paths of the members that some region recomputes, each once, outermost regions only."""
     names = dict.fromkeys(name for site in _every(forest) if site.region.save != "everything" for name in site.names)
     return tuple(name for name in names if not any(parent in names for parent in _ancestors(name)))
+
+
+def depth(forest: Iterable[Site]) -> int:
+    """Return how deep these sites nest; 1 where none is inside another, 0 where there are none."""
+    found, level = 0, list(forest)
+    while level:
+        found, level = found + 1, [inner for site in level for inner in site.inner]
+    return found
 
 
 def _every(forest: Iterable[Site]) -> Iterator[Site]:
@@ -84,13 +101,14 @@ class _Place(NamedTuple):
     parent: str | None
     position: int
     sequential: bool = False
+    callable: bool = True
 
 
 class _Tree:
     """A model's modules by path, each parent's children listed once however many regions name them."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.root = _Place("", "", model, None, 0)
+        self.root = _Place("", "", model, None, 0, callable=has_forward(model))
         self._children: dict[str, list[_Place]] = {}
 
     def children(self, place: _Place) -> list[_Place]:
@@ -98,7 +116,7 @@ class _Tree:
             prefix = f"{place.path}." if place.path else ""
             sequential = isinstance(place.module, nn.Sequential)
             self._children[place.path] = [
-                _Place(prefix + name, name, child, place.path, at, sequential)
+                _Place(prefix + name, name, child, place.path, at, sequential, has_forward(child))
                 for at, (name, child) in enumerate(children_of(place.module))
             ]
         return self._children[place.path]
@@ -136,7 +154,7 @@ def _site(region: Region, run: list[_Place]) -> Site:
 def _refuse_uncallable(region: Region, run: list[_Place]) -> None:
     """Refuse what nothing ever calls, above all the lists themselves: a region there would do nothing, unnoticed."""
     for place in run:
-        if not has_forward(place.module):
+        if not place.callable:
             inside = ", ".join(name for name, _ in children_of(place.module)[:12]) or "no module"
             kind = type(place.module).__name__
             raise PlacementError(
@@ -171,6 +189,7 @@ def _select(tree: _Tree, region: Region, place: _Place, part: str | Index) -> li
 
 def _nest(sites: list[Site]) -> list[Site]:
     """Order the sites of one parent into a forest by containment, in one sweep from left to right."""
+    _refuse_depth(sites)
     roots: list[Site] = []
     open_sites: list[Site] = []
     for site in sorted(sites, key=lambda site: (site.start, -site.stop)):
@@ -181,6 +200,19 @@ def _nest(sites: list[Site]) -> list[Site]:
         (open_sites[-1].inner if open_sites else roots).append(site)
         open_sites.append(site)
     return roots
+
+
+def _refuse_depth(sites: list[Site]) -> None:
+    stops: list[int] = []
+    for site in sorted(sites, key=lambda site: (site.start, -site.stop)):
+        while stops and stops[-1] <= site.start:
+            stops.pop()
+        stops.append(site.stop)
+        if len(stops) > DEEPEST:
+            raise PlacementError(
+                f"region {site.region.path!r} is inside {DEEPEST} others: each runs inside the one around it, and "
+                f"Python's stack has no room for more; leave some out"
+            )
 
 
 def _refuse_overlap(outer: Site, site: Site) -> None:

@@ -241,11 +241,12 @@ class Planner:
 
     def predicted_peak_bytes(self, schedule: Schedule) -> int:
         """Return the peak, with the random states that regions inside others hold from the first forward on."""
-        inside = sum(
-            len(self.profile.units[inner.start].way(inner.save).inside) if inner.save != NOTHING else 1
-            for inner in schedule.regions
-            if any(outer.save == NOTHING and _is_around(outer, inner) for outer in schedule.regions)
-        )
+        inside, end = 0, 0  # of the outermost region reached: regions nest or are apart
+        for region in sorted(schedule.regions, key=lambda region: (region.start, -region.stop, region.save != NOTHING)):
+            if region.stop <= end:
+                within = 1 if region.save == NOTHING else len(self.profile.units[region.start].way(region.save).inside)
+                inside += within
+            end = max(end, region.stop)
         return schedule.peak_bytes + inside * self.profile.region_bytes
 
     def measured_peak_bytes(self, schedule: Schedule) -> float:
@@ -297,10 +298,6 @@ class Planner:
 
 
 _CHANGES = {"loss": "the loss", "buffers": "the buffer", "rng_state": "the random state after the step"}
-
-
-def _is_around(outer: UnitRegion, inner: UnitRegion) -> bool:
-    return outer.start <= inner.start and inner.stop <= outer.stop and outer != inner
 
 
 def _alike(profile: Profile, chain: UnitChain, schedules: Sequence[Schedule]) -> tuple[Schedule, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 from rematbench.records.run import Cost, Row
 
@@ -15,17 +15,17 @@ def frontier(rows: Iterable[Row], cost: Cost = "time") -> set[str]:
         cost: `time` or recomputed `flops`. Times are ratios to the plain step, paired within rounds, where every timed
             row has one; else seconds. The two are never held against each other.
     """
-    costs = _costs([row for row in rows if row.fits_a_plot], cost)
-    return {name for name, own in costs.items() if not any(_beats(other, own) for other in costs.values())}
+    return _unbeaten(_costs(rows, cost))
 
 
 def dominated(rows: Iterable[Row], cost: Cost = "time") -> set[str]:
     """Return the placements that another beats; rows and cost as in `frontier`."""
-    members = [row for row in rows if row.fits_a_plot]
-    return _costs(members, cost).keys() - frontier(members, cost)
+    costs = _costs(rows, cost)
+    return costs.keys() - _unbeaten(costs)
 
 
-def _costs(rows: Sequence[Row], cost: Cost) -> dict[str, tuple[int, float]]:
+def _costs(every: Iterable[Row], cost: Cost) -> dict[str, tuple[int, float]]:
+    rows = [row for row in every if row.fits_a_plot]
     paired = cost == "time" and all(row.step_ratio for row in rows if row.step_s)
     found = {
         row.name: (row.cells["peak_bytes"], row.step_ratio.median if paired and row.step_ratio else row.cost(cost))
@@ -34,5 +34,13 @@ def _costs(rows: Sequence[Row], cost: Cost) -> dict[str, tuple[int, float]]:
     return {name: (peak, spent) for name, (peak, spent) in found.items() if spent is not None}
 
 
-def _beats(other: tuple[int, float], own: tuple[int, float]) -> bool:
-    return other != own and other[0] <= own[0] and other[1] <= own[1]
+def _unbeaten(costs: Mapping[str, tuple[int, float]]) -> set[str]:
+    """Return the names that no other beats, in one walk by rising peak; of equals none beats another."""
+    found: set[str] = set()
+    least: tuple[int, float] | None = None
+    for name, own in sorted(costs.items(), key=lambda item: item[1]):
+        if least is None or own[1] < least[1]:
+            least = own
+        if own == least:
+            found.add(name)
+    return found

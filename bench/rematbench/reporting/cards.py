@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rematbench.records.measurement import Measurement, Memory, Structure
 from rematbench.reporting.answers import block_text
-from rematbench.reporting.strip import brackets, held
+from rematbench.reporting.strip import cells, drawn_brackets, held
 from rematbench.traces.timeline import Timeline
 from rematbench.units import SECONDS, format_bytes, unit_of
 
 _KINDS = ("kept", "recomputed", "transient", "gradients", "optimizer")
 """In the order in which they are stacked."""
+
+
+_PARTS = 80
+"""How many blocks are told apart of what held the peak, the largest, and how many stretches of recomputation."""
 
 
 def card(record: Measurement, structure: Structure | None) -> dict[str, Any]:
@@ -49,10 +53,19 @@ def _timeline(timeline: Timeline) -> dict[str, Any]:
             {"name": phase, "start": _us(start), "end": _us(end)} for phase, (start, end) in timeline.phases.items()
         ],
         "recomputed": [
-            {"text": f"recomputing {block or '(model)'}", "start": _us(start), "end": _us(end)}
-            for block, start, end in timeline.recomputed
+            {"text": text, "start": _us(start), "end": _us(end)} for text, start, end in _recomputed(timeline)
         ],
     }
+
+
+def _recomputed(timeline: Timeline) -> Iterator[tuple[str, float, float]]:
+    """Yield what is recomputed when, neighbours in time as one stretch where there are too many to tell apart."""
+    size = -(-len(timeline.recomputed) // _PARTS) or 1
+    for start in range(0, len(timeline.recomputed), size):
+        stretch = timeline.recomputed[start : start + size]
+        first, last = stretch[0], stretch[-1]
+        blocks = first[0] or "(model)" if len(stretch) == 1 else f"{first[0]} to {last[0]}"
+        yield f"recomputing {blocks}", first[1], last[2]
 
 
 def _steps(values: Sequence[int]) -> list[int]:
@@ -65,8 +78,12 @@ def _us(seconds: float) -> int:
 
 def _shares(memory: Memory) -> dict[str, Any]:
     """Return what held the peak, in the order in which it is drawn, and what was there before the step."""
-    ordered = sorted(memory.at_peak, key=lambda share: _KINDS.index(share.kind))
-    parts = [{"kind": share.kind, "bytes": share.bytes, "block": block_text(share.block)} for share in ordered]
+    told, rest = memory.at_peak[:_PARTS], memory.at_peak[_PARTS:]
+    parts = [{"kind": share.kind, "bytes": share.bytes, "block": block_text(share.block)} for share in told]
+    for kind in dict.fromkeys(share.kind for share in rest):
+        others = [share.bytes for share in rest if share.kind == kind]
+        parts.append({"kind": kind, "bytes": sum(others), "block": f"{len(others):,} blocks with less each"})
+    parts.sort(key=lambda part: _KINDS.index(str(part["kind"])))
     totals: Counter[str] = Counter()
     for share in memory.at_peak:
         totals[share.kind] += share.bytes
@@ -79,12 +96,10 @@ def _shares(memory: Memory) -> dict[str, Any]:
 def _strip(record: Measurement, structure: Structure) -> dict[str, Any]:
     """Return the regions over the blocks, and what each block keeps, where that was told apart."""
     by_block = record.memory.held_by_block if record.memory else None
-    kept = None if by_block is None else held(by_block, structure.blocks)[: len(structure.blocks)]
-    placed = brackets(record.regions, structure.blocks) if record.regions else []
+    kept = None if by_block is None else held(by_block, structure.blocks)
+    placed, notes = drawn_brackets(record.regions, structure.blocks) if record.regions else ([], [])
     return {
-        "regions": [
-            {"first": one.first, "last": one.last, "depth": one.depth, "hover": [f"region {one.text}"]}
-            for one in placed
-        ],
-        "kept": kept,
+        "regions": [{"first": one.first, "last": one.last, "depth": one.depth, "hover": [one.text]} for one in placed],
+        "kept": kept and [sum(kept[at] for at in cell) for cell in cells(structure.blocks)],
+        "notes": notes,
     }

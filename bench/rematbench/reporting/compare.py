@@ -10,6 +10,7 @@ from itertools import groupby, pairwise
 from rematbench.errors import RematbenchError, unknown
 from rematbench.records.frontier import dominated, frontier
 from rematbench.records.run import Key, Row, Run
+from rematbench.reporting.fitting import evenly
 from rematbench.reporting.sheet import Sheet
 from rematbench.reporting.texts import TEXTS, heading_of
 from rematbench.units import format_number, format_ratio
@@ -36,20 +37,29 @@ def frontier_sheets(run: Run, sort: str = "peak") -> Iterator[Sheet]:
         yield frontier_sheet(f"{model} on {device}, {dtype}", list(rows), sort)
 
 
-def frontier_sheet(title: str, rows: Sequence[Row], sort: str = "peak") -> Sheet:
-    """Return the frontier of one model; the plain step is shown even where noise puts another before it."""
+def frontier_sheet(title: str, rows: Sequence[Row], sort: str = "peak", most: int | None = None) -> Sheet:
+    """Return the frontier of one model; the plain step is shown even where noise puts another before it.
+
+    Args:
+        most: how many of its placements to show, evenly along it; None for all.
+    """
     points = [row for row in rows if row.fits_a_plot and row.step_s]
-    kept, prices = frontier(rows), _prices(rows)
+    kept, beaten, prices = frontier(rows), dominated(rows), _prices(rows)
+    drawn = {row.name for row in points}
     shown = sorted((row for row in points if row.name in kept or row.is_plain), key=SORTS[sort])
     names = ("placement", "peak_mib", "saved", "step", "ratio", "ms per MiB saved", "gradients", "buffers")
     texts = TEXTS | {"ms per MiB saved": lambda row: prices.get(row.name, "")}
-    lines = tuple(tuple(texts[name](row) for name in names) for row in shown)
+    few = evenly(shown, most or len(shown))
+    lines = tuple(tuple(texts[name](row) for name in names) for row in few)
     left_out = {
-        "dominated": [row.name for row in points if row.name in dominated(rows) and not row.is_plain],
-        "without peak or time": [row.name for row in rows if row.is_ok and row not in points],
+        "dominated": [row.name for row in points if row.name in beaten and not row.is_plain],
+        "without peak or time": [row.name for row in rows if row.is_ok and row.name not in drawn],
         "failed": [f"{row.name} ({row.cells['status']})" for row in rows if not row.is_ok],
     }
     notes = tuple(_listed(what, names) for what, names in left_out.items() if names)
+    if len(few) < len(shown):
+        every = f"{len(few)} of the {len(shown):,} on the frontier are shown; `rematbench compare` lists all of them"
+        notes = (every, *notes)
     return Sheet(title=title, header=tuple(map(heading_of, names)), rows=lines, notes=notes)
 
 

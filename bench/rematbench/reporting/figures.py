@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,22 +11,28 @@ from rematbench.records.measurement import Status, Structure
 from rematbench.records.run import Cost, Row
 from rematbench.reporting import budgets
 from rematbench.reporting.cards import card
+from rematbench.reporting.fitting import by_importance
 from rematbench.reporting.gathering import Model, Series
-from rematbench.reporting.strip import arcs
-from rematbench.reporting.texts import texts_of
+from rematbench.reporting.strip import cell_names, drawn_arcs
+from rematbench.reporting.texts import clipped, texts_of
 from rematbench.reporting.words import WORDS
 from rematbench.units import BYTES, FLOPS, SECONDS, SIZES, Scale, format_bytes, format_interval, unit_of
 
 _COST_AXES: dict[Cost, tuple[str, Scale]] = {"time": ("step time", SECONDS), "flops": ("recomputed", FLOPS)}
 
 
-def figures(models: Sequence[Model]) -> dict[str, Any]:
-    """Return all that the page's script needs: models with their series, and rows by the order of the table."""
+def figures(models: Sequence[Model], cards_bytes: float = math.inf) -> dict[str, Any]:
+    """Return all that the page's script needs: models with their series, and rows by the order of the table.
+
+    Args:
+        cards_bytes: what the charts of single rows may take; the rows that matter most have them first.
+    """
+    drawn = _cards(models, cards_bytes)
     rows = [
-        row
+        row | drawn[id(of)]
         for place, model in enumerate(models)
         for at, series in enumerate(model.series)
-        for row in _rows(series, {"model": place, "series": at}, overlaid=len(model.series) > 1)
+        for of, row in _rows(series, {"model": place, "series": at}, overlaid=len(model.series) > 1)
     ]
     return {
         "words": WORDS,
@@ -35,18 +43,36 @@ def figures(models: Sequence[Model]) -> dict[str, Any]:
     }
 
 
+def _cards(models: Sequence[Model], room_bytes: float) -> dict[int, dict[str, Any]]:
+    """Return what a card draws of each row, by the row's `id`; once there is no room, that it was left out."""
+    structures = {
+        id(row): structure
+        for model in models
+        for series in model.series
+        for structure in [series.structure]
+        for row in series.rows
+    }
+    found: dict[int, dict[str, Any]] = {}
+    for row in by_importance(models):
+        drawn = card(row.measurement, structures[id(row)]) if row.measurement and room_bytes > 0 else {}
+        if drawn and room_bytes < math.inf:
+            room_bytes -= len(json.dumps(drawn, separators=(",", ":"), ensure_ascii=False).encode())
+        is_left_out = bool(row.measurement) and room_bytes <= 0
+        found[id(row)] = {"left_out": True} if is_left_out else drawn
+    return found
+
+
 def _scale(scale: Scale) -> list[dict[str, Any]]:
     return [{"factor": factor, "unit": unit} for factor, unit in scale]
 
 
 def _model(model: Model) -> dict[str, Any]:
-    known = [found for series in model.series if (found := _structure(series))]
     return {
         "name": model.name,
         "axes": {cost: _axes(model, cost) for cost in budgets.COSTS},
         "missing": budgets.undrawable([row for series in model.series for row in series.rows]),
         "series": [
-            _series(series, _structure(series) or next(iter(known), None), overlaid=len(model.series) > 1)
+            _series(series, series.structure or model.structure, overlaid=len(model.series) > 1)
             for series in model.series
         ],
     }
@@ -69,14 +95,9 @@ def _axes(model: Model, cost: Cost) -> dict[str, Any]:
     }
 
 
-def _structure(series: Series) -> Structure | None:
-    records = (row.measurement for row in series.rows if row.measurement)
-    return next((record.structure for record in records if record.structure), None)
-
-
 def _series(series: Series, structure: Structure | None, overlaid: bool) -> dict[str, Any]:
     plain = series.plain
-    blocks = [block or "(model)" for block in structure.blocks] if structure else []
+    named = [block or "(model)" for block in structure.blocks] if structure else []
     return {
         "label": series.label,
         "prefix": f"{series.label}: " if overlaid else "",
@@ -85,17 +106,17 @@ def _series(series: Series, structure: Structure | None, overlaid: bool) -> dict
         "capacity_bytes": _capacity_bytes(series),
         "unanswerable": budgets.unanswerable(series),
         "least": budgets.least(series),
-        "blocks": blocks,
+        "blocks": cell_names(structure.blocks) if structure else [],
         "skips": [
             {
-                "source": arc.source,
-                "target": arc.target,
+                "source": drawn.source,
+                "target": drawn.target,
                 "hover": [
-                    f"skip {blocks[arc.source] if arc.source >= 0 else 'the batch'} → {blocks[arc.target]}",
+                    f"skip {named[arc.source] if arc.source >= 0 else 'the batch'} → {named[arc.target]}",
                     f"{format_bytes(arc.bytes)}, {'×'.join(map(str, arc.shape))}",
                 ],
             }
-            for arc in (arcs(structure) if structure else ())
+            for drawn, arc in (drawn_arcs(structure) if structure else ())
         ],
     }
 
@@ -105,39 +126,40 @@ def _capacity_bytes(series: Series) -> int | None:
     return next((found.capacity_bytes for found in environments if found and found.capacity_bytes), None)
 
 
-def _rows(series: Series, where: dict[str, int], overlaid: bool) -> Iterator[dict[str, Any]]:
-    structure = _structure(series)
+def _rows(series: Series, where: dict[str, int], overlaid: bool) -> Iterator[tuple[Row, dict[str, Any]]]:
     frontiers = {cost: series.frontier(cost) for cost in budgets.COSTS}
     for row in series.rows:
         cells, step, name = row.cells, row.step_s, row.name
-        yield {
-            **where,
-            "name": name,
-            "title": f"{name} · {series.label}" if overlaid else name,
-            "plain": row.is_plain,
-            "out_of_memory": cells["status"] == Status.OUT_OF_MEMORY,
-            "peak_bytes": cells["peak_bytes"] if row.fits_a_plot else None,
-            "static_bytes": cells["static_bytes"],
-            "cost": {cost: row.cost(cost) for cost in budgets.COSTS},
-            "spread_s": {"low": step.low, "high": step.high} if step else None,
-            "frontier": {cost: name in kept for cost, kept in frontiers.items()},
-            "same_gradients": cells["gradients"] != "different",
-            "same_buffers": cells["buffers"] == "equal",
-            "judged": cells["buffers"] is not None,
-            "choice": budgets.choice(row),
-            "brief": budgets.brief(row),
-            "training": budgets.training(row),
-            "hover": [f"{name} · {cells['model']}", f"regions: {cells['regions'] or 'none'}"],
-            "facts": list(facts(row)),
-            **(card(row.measurement, structure) if row.measurement else {}),
-        }
+        yield (
+            row,
+            {
+                **where,
+                "name": name,
+                "title": f"{name} · {series.label}" if overlaid else name,
+                "plain": row.is_plain,
+                "out_of_memory": cells["status"] == Status.OUT_OF_MEMORY,
+                "peak_bytes": cells["peak_bytes"] if row.fits_a_plot else None,
+                "static_bytes": cells["static_bytes"],
+                "cost": {cost: row.cost(cost) for cost in budgets.COSTS},
+                "spread_s": {"low": step.low, "high": step.high} if step else None,
+                "frontier": {cost: name in kept for cost, kept in frontiers.items()},
+                "same_gradients": cells["gradients"] != "different",
+                "same_buffers": cells["buffers"] == "equal",
+                "judged": cells["buffers"] is not None,
+                "choice": budgets.choice(row),
+                "brief": budgets.brief(row),
+                "training": budgets.training(row),
+                "hover": [f"{name} · {cells['model']}", f"regions: {clipped(cells['regions'] or 'none')}"],
+                "facts": list(facts(row)),
+            },
+        )
 
 
 def facts(row: Row) -> Iterator[str]:
     """Yield what is known of a row beyond its name and regions, a line each."""
     cells, texts = row.cells, texts_of(row)
     if not row.is_ok:
-        yield texts["message"]
+        yield clipped(texts["message"])
     if texts["peak"]:
         ratio = f", {texts['peak_ratio']} of none's" if texts["peak_ratio"] else ""
         yield f"peak: {texts['peak']}{ratio}, in {cells['peak_phase']}"

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rematbench.errors import RematbenchError, unknown
 from rematbench.records import frontier
+from rematbench.records.measurement import Structure
 from rematbench.records.run import Cost, Row, Run
 
 
@@ -32,6 +34,12 @@ class Series:
         """Return the placements that no other beats in peak and cost."""
         return frontier.frontier(self.rows, cost)
 
+    @property
+    def structure(self) -> Structure | None:
+        """The blocks and skips of the model's step, from whichever row holds them."""
+        records = (row.measurement for row in self.rows if row.measurement)
+        return next((record.structure for record in records if record.structure), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -39,6 +47,11 @@ class Model:
 
     name: str
     series: tuple[Series, ...]
+
+    @property
+    def structure(self) -> Structure | None:
+        """The blocks and skips of its step, from whichever series holds them."""
+        return next((found for series in self.series if (found := series.structure)), None)
 
 
 def models_of(sources: Sequence[Path]) -> tuple[Model, ...]:
@@ -57,6 +70,18 @@ def models_of(sources: Sequence[Path]) -> tuple[Model, ...]:
         for (model, where), rows in groups.items():
             found.setdefault(model, []).append(Series(label=f"{label} · {where}", rows=tuple(rows)))
     return tuple(Model(name=name, series=_short(series)) for name, series in found.items())
+
+
+def model_named(models: Sequence[Model], name: str) -> Model:
+    """Return a model by its name.
+
+    Raises:
+        RematbenchError: there is none; the closest is offered.
+    """
+    by_name = {model.name: model for model in models}
+    if name not in by_name:
+        raise RematbenchError(f"--model: {unknown('model', name, by_name)}")
+    return by_name[name]
 
 
 def _labels(sources: Sequence[Path]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from rematbench.records.columns import COLUMNS
 from rematbench.records.run import Row
 from rematbench.reporting.gathering import Model, Series
-from rematbench.reporting.texts import heading_of, marked, texts_of
+from rematbench.reporting.texts import clipped, heading_of, marked, texts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +104,12 @@ def lines(models: Sequence[Model]) -> Iterator[ListedRow]:
 
 
 def _line(row: Row, series: Series, kept: bool) -> ListedRow:
-    plain = texts_of(row)
+    plain = {name: clipped(text) for name, text in texts_of(row).items()}
     texts = plain | {"run": series.label} | {name: marked(plain[name]) for name in _VERDICTS}
     cells = {
         heading.name: Cell(
             text=texts[heading.name],
-            key=heading.key(row, series),
+            key=clipped(key) if isinstance(key := heading.key(row, series), str) else key,
             bad=heading.name in _VERDICTS and row.cells[heading.name] == "different",
         )
         for heading in HEADINGS

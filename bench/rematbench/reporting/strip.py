@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import sys
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from rematbench.placement.paths import Index, parse_path
+from rematbench.placement.paths import Index, RegionPath
 from rematbench.placement.placement import Placement
 from rematbench.records.measurement import Structure
 
@@ -31,55 +32,144 @@ class Arc:
     shape: tuple[int, ...]
 
 
+CELLS = 240
+"""How many blocks are told apart at most: more would be narrower than what can be seen, and pointed at."""
+
+DRAWN = 300
+"""How many regions, and how many skips, are drawn over the blocks at most; and how deep regions inside others are."""
+
+_DEPTHS = 12
+
+
+def cells(blocks: Sequence[str]) -> list[range]:
+    """Return which neighbouring blocks stand for one in a drawing: each for itself, but where there are too many."""
+    size = -(-len(blocks) // CELLS) or 1
+    return [range(start, min(start + size, len(blocks))) for start in range(0, len(blocks), size)]
+
+
+def cell_names(blocks: Sequence[str]) -> list[str]:
+    """Return what stands at each cell."""
+    named = [block or "(model)" for block in blocks]
+    return [named[cell[0]] if len(cell) == 1 else f"{named[cell[0]]} to {named[cell[-1]]}" for cell in cells(blocks)]
+
+
+def drawn_brackets(placement: Placement, blocks: Sequence[str]) -> tuple[list[Bracket], list[str]]:
+    """Return the brackets over cells, those that cannot be told apart as one, and what is not drawn in sentences."""
+    size = len(cells(blocks)[0]) if blocks else 1
+    found: dict[tuple[int, int, int], list[Bracket]] = {}
+    every = brackets(placement, blocks)
+    for one in every:
+        found.setdefault((one.depth, one.first // size, one.last // size), []).append(one)
+    drawn = [
+        Bracket(
+            text=f"region {same[0].text}" if len(same) == 1 else f"{len(same)} regions, first {same[0].text}",
+            first=first,
+            last=last,
+            depth=depth,
+        )
+        for (depth, first, last), same in sorted(found.items(), key=lambda item: item[0][0])
+        if depth < _DEPTHS
+    ]
+    notes = [f"{len(blocks):,} blocks, {size} neighbours drawn as one"] if size > 1 else []
+    if len(drawn) > DRAWN or len(drawn) < len(found):
+        rest = len(every) - sum(len(found[one.depth, one.first, one.last]) for one in drawn[:DRAWN])
+        notes.append(f"{rest:,} of {len(every):,} regions are not drawn, those deepest inside others")
+    return drawn[:DRAWN], notes
+
+
 def brackets(placement: Placement, blocks: Sequence[str]) -> list[Bracket]:
     """Return the regions that cover blocks of the chain; one that lies inside a block is drawn under that block."""
-    spans = [(str(region), *span) for region in placement.regions for span in _spans(region.path, blocks)]
+    top = _tree(blocks)
+    spans = [(str(region), *span) for region in placement.regions for span in _spans(region.path, top)]
+    depths = _depths([(first, last) for _, first, last in spans])
     return [
-        Bracket(text=text, first=first, last=last, depth=sum(_around(other, at, spans) for other in range(len(spans))))
-        for at, (text, first, last) in enumerate(spans)
+        Bracket(text=text, first=first, last=last, depth=depth)
+        for (text, first, last), depth in zip(spans, depths, strict=True)
     ]
 
 
-def _around(other: int, at: int, spans: Sequence[tuple[str, int, int]]) -> bool:
-    """Tell whether a span lies around another; of two equal ones the first lies around the second."""
-    (_, outer_first, outer_last), (_, first, last) = spans[other], spans[at]
-    if (outer_first, outer_last) == (first, last):
-        return other < at
-    return outer_first <= first and last <= outer_last
+def _depths(spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Return how many others lie around each span; of two equal ones the first lies around the second."""
+    depths = [0] * len(spans)
+    ends: list[int] = []  # of the spans that begin no later, in order
+    for at in sorted(range(len(spans)), key=lambda at: (spans[at][0], -spans[at][1])):
+        _, last = spans[at]
+        depths[at] = len(ends) - bisect_left(ends, last)
+        insort(ends, last)
+    return depths
 
 
-def _spans(path: str, blocks: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield where a region path lies in a chain: once, or for each member of a slice that means several regions."""
-    covered: dict[tuple[str, ...], list[int]] = {}
+@dataclass(kw_only=True)
+class _Node:
+    """A module that is a block or lies around blocks: its block's position, and the first and last block inside.
+
+    Attributes:
+        block: None where the module itself is no block.
+        children: by name.
+        numbered: those whose names are numbers, by them.
+    """
+
+    block: int | None = None
+    first: int = sys.maxsize
+    last: int = -1
+    children: dict[str, _Node] = field(default_factory=dict)
+    numbered: dict[int, list[tuple[str, _Node]]] = field(default_factory=dict)
+
+
+def _tree(blocks: Sequence[str]) -> _Node:
+    top = _Node()
     for at, block in enumerate(blocks):
-        member = _member(path, block, blocks)
-        if member is not None:
-            covered.setdefault(member, []).append(at)
-    yield from ((found[0], found[-1]) for found in covered.values())
+        node = top
+        _widen(node, at, at)
+        for name in block.split(".") if block else ():
+            if name not in node.children:
+                node.children[name] = _Node()
+                if name.isdecimal():
+                    node.numbered.setdefault(int(name), []).append((name, node.children[name]))
+            node = node.children[name]
+            _widen(node, at, at)
+        node.block = at
+    return top
 
 
-def _member(path: str, block: str, blocks: Sequence[str]) -> tuple[str, ...] | None:
-    """Return which of a path's regions a block belongs to; None where to none."""
-    parts, names = parse_path(path), block.split(".") if block else []
-    member: list[str] = []
+def _widen(node: _Node, first: int, last: int) -> None:
+    node.first, node.last = min(node.first, first), max(node.last, last)
+
+
+def _spans(path: str, top: _Node) -> list[tuple[int, int]]:
+    """Return where a region path lies in a chain: once, or for each member of a slice that means several regions.
+
+    A member is told by the names that a part of the path could have meant others by; the children that a run at the
+    end of it means are one.
+    """
+    parts = RegionPath(path).parts
+    covered: dict[tuple[str, ...], _Node] = {}
+
+    def cover(member: tuple[str, ...], first: int, last: int) -> None:
+        _widen(covered.setdefault(member, _Node()), first, last)
+
+    reached: list[tuple[tuple[str, ...], _Node]] = [((), top)]
     for place, part in enumerate(parts):
-        if place >= len(names):
-            return tuple(member)
-        if isinstance(part, Index):
-            if not _contains(part, names[:place], names[place], blocks):
-                return None
-            whole = part.is_run and place == len(parts) - 1
-            member.append("" if whole else names[place])
-        elif part != names[place]:
-            return None
-    return tuple(member)
+        following: list[tuple[tuple[str, ...], _Node]] = []
+        for member, node in reached:
+            if node.block is not None:  # the path goes on inside a block
+                cover(member, node.block, node.block)
+            if isinstance(part, Index):
+                whole = part.is_run and place == len(parts) - 1
+                following += [((*member, "" if whole else name), child) for name, child in _indexed(part, node)]
+            elif part in node.children:
+                following.append((member, node.children[part]))
+        reached = following
+    for member, node in reached:
+        if node.last >= 0:
+            cover(member, node.first, node.last)
+    return sorted((found.first, found.last) for found in covered.values())
 
 
-def _contains(index: Index, container: Sequence[str], name: str, blocks: Sequence[str]) -> bool:
-    """Tell whether an index means a child by its number; a child with a name of its own is not told."""
-    prefix = ".".join(container) + "." if container else ""
-    children = {int(found[1]) for block in blocks if (found := re.match(rf"{re.escape(prefix)}(\d+)(?:\.|$)", block))}
-    return name.isdecimal() and int(name) in index.positions(max(children, default=-1) + 1)
+def _indexed(index: Index, node: _Node) -> Iterator[tuple[str, _Node]]:
+    """Yield the children that an index means by their numbers; a child with a name of its own is not told."""
+    for position in index.positions(max(node.numbered, default=-1) + 1):
+        yield from node.numbered.get(position, ())
 
 
 def arcs(structure: Structure) -> list[Arc]:
@@ -90,6 +180,13 @@ def arcs(structure: Structure) -> list[Arc]:
         for skip in structure.skips
         if skip.source in place and skip.target in place
     ]
+
+
+def drawn_arcs(structure: Structure) -> list[tuple[Arc, Arc]]:
+    """Return the largest skips, each as it is drawn between cells and as it is."""
+    size = len(cells(structure.blocks)[0]) if structure.blocks else 1
+    largest = sorted(arcs(structure), key=lambda arc: -arc.bytes)[:DRAWN]
+    return [(replace(arc, source=arc.source // size, target=arc.target // size), arc) for arc in largest]
 
 
 def held(held_by_block: Mapping[str, int], blocks: Sequence[str]) -> list[int]:

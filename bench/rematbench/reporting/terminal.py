@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rematbench.records.run import Cost
+from rematbench.records.run import Cost, Row
+from rematbench.reporting.fitting import evenly
 from rematbench.reporting.gathering import Series
 from rematbench.reporting.texts import one_line
 from rematbench.units import format_bytes, format_flops, format_seconds
@@ -21,17 +22,35 @@ def plot(series: Series, width: int = 64, height: int = 14) -> str:
     """
     cost = series.cost
     placed = [(row, found) for row in series.rows if row.fits_a_plot and (found := row.cost(cost)) is not None]
-    placed = placed[: len(_LETTERS)]
     if len(placed) < 2:
         return "there are no two placements with a peak and a cost: nothing to draw"
-    points = [(found, float(row.cells["peak_bytes"])) for row, found in placed]
     kept = series.frontier(cost)
+    every = len(placed)
+    placed = _few(placed, kept) if every > len(_LETTERS) else placed
+    points = [(found, float(row.cells["peak_bytes"])) for row, found in placed]
     key = [
         one_line(f"{letter} {row.name if row.name in kept else f'({row.name})'}")
         for letter, (row, _) in zip(_LETTERS, placed, strict=False)
     ]
     lines = ["  ".join(key[start : start + 4]) for start in range(0, len(key), 4)]
+    if len(placed) < every:
+        lines.append(f"{len(placed)} of {every:,} placements are drawn: those that no other beats, then an even choice")
     return "\n".join([*_framed(_grid(points, width, height), points, cost), *lines])
+
+
+def _few(placed: list[tuple[Row, float]], kept: set[str]) -> list[tuple[Row, float]]:
+    """Return no more than there are letters for: the plain step, what no other beats, and then the others.
+
+    Where there are more of a kind, they are an even choice of it.
+    """
+    kinds: list[list[tuple[Row, float]]] = [[], [], []]
+    for found in placed:
+        kinds[0 if found[0].is_plain else 1 if found[0].name in kept else 2].append(found)
+    kinds[1].sort(key=lambda found: int(found[0].cells["peak_bytes"]))
+    few: list[tuple[Row, float]] = []
+    for kind in kinds:
+        few += evenly(kind, len(_LETTERS) - len(few))
+    return few
 
 
 def _grid(points: Sequence[tuple[float, float]], width: int, height: int) -> list[str]:

@@ -34,6 +34,11 @@ def visible(text: str) -> str:
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def clipped(text: str, most: int = 1000) -> str:
+    """Return a text that is no longer than that; of a longer one the beginning, and a sign that there was more."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def one_line(text: str) -> str:
     """Return a text that stands on one line and shows all its characters.
 

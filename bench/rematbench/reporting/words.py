@@ -45,5 +45,9 @@ WORDS: dict[str, Any] = {
     "moment": "{bytes} at {time}",
     "kept": "keeps {bytes}",
     "not_told_apart": "not told apart",
+    "left_out": (
+        "The step over time and the blocks of this row are left out, as the page has no room for those of all rows. "
+        "Report a run, or `--model` one model, of fewer."
+    ),
     "not_recorded": "The step over time and the blocks were not recorded for this row.",
 }

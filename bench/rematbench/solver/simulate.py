@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from rematbench.solver.chain import Choice, UnitChain
+from rematbench.solver.lookups import Lookups
 from rematbench.solver.schedule import NOTHING, UnitRegion
 
 
@@ -124,6 +125,7 @@ class _Walk:
 
     def __init__(self, chain: UnitChain) -> None:
         self.chain = chain
+        self._gradients = Lookups(chain=chain, stride=1).gradients
         self.charged: set[int] = set()
         self.held_bytes = 0
         self.peak_bytes = 0
@@ -135,7 +137,7 @@ class _Walk:
         self._run(elements, gradients=0, early_stop=False)
         while self.todo:
             self.todo.pop()()
-        self._see(0, self._gradients(0))
+        self._see(0, self._gradients[0])
         return Figures(peak_bytes=self.peak_bytes, peak_unit=self.peak_unit, cost=self.cost)
 
     def _run(self, elements: list[_Element], *, gradients: int, early_stop: bool) -> None:
@@ -163,7 +165,7 @@ class _Walk:
         return release
 
     def _backward(self, element: _Element) -> None:
-        gradients = self._gradients(element.stop)
+        gradients = self._gradients[element.stop]
         if element.choice is None:
             self.cost += self.chain.region_cost
             self._run(element.inner, gradients=gradients, early_stop=True)
@@ -186,11 +188,6 @@ class _Walk:
 
     def _unheld(self, boundary: int) -> int:
         return self.chain.bytes_of(self.chain.values[boundary] - self.charged)
-
-    def _gradients(self, boundary: int) -> int:
-        """Return what is live of gradients when the units from `boundary` on have run backward."""
-        done = self.chain.units[boundary:]
-        return self.chain.gradient_bytes(boundary) + sum(unit.parameter_gradient_bytes for unit in done)
 
     def _see(self, unit: int, above_held: int) -> None:
         if self.held_bytes + above_held > self.peak_bytes:

@@ -91,5 +91,5 @@ def _effort(chain: UnitChain, points: int | None, stride: int | None) -> tuple[i
     """Fill in a stride that was not given; lists are as much shorter then."""
     if stride is not None:
         return points, stride
-    stride = max(1, len(chain.units) // LONG)
+    stride = max(1, -(-len(chain.units) // LONG))
     return points if points is None else max(1, points // stride), stride

@@ -25,8 +25,13 @@ const cards = (() => {
     };
     if (row.timeline) add("timeline", timeline.legend(row.timeline, words));
     if (row.shares) add("shares", shares.legend(row.shares));
-    if (row.strip) add("strip");
-    if (!row.timeline && !row.strip) node.append(dom.element("p", words.not_recorded, "faint"));
+    if (row.strip) {
+      add("strip");
+      node.append(...row.strip.notes.map((note) => dom.element("p", note, "faint")));
+    }
+    if (!row.timeline && !row.strip) {
+      node.append(dom.element("p", row.left_out ? words.left_out : words.not_recorded, "faint"));
+    }
     return node;
   }
 

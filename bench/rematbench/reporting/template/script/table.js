@@ -15,7 +15,9 @@ const table = (() => {
     const isNumber = heading.classList.contains("number");
     dom.findAll("th", node).forEach((other) => other.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", isDown ? "descending" : "ascending");
-    const key = (row) => dom.find(`[data-column="${heading.dataset.column}"]`, row).dataset.key;
+    // A cell is sorted by its key, and by its text where that is the same; one that is empty has neither.
+    const at = [...heading.parentElement.children].indexOf(heading);
+    const key = (row) => row.children[at].dataset.key ?? (row.children[at].textContent || undefined);
     const body = dom.find("tbody", node);
     body.append(...[...body.children].sort((one, other) => compare(key(one), key(other), { isNumber, isDown })));
   }

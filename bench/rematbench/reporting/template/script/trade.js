@@ -1,6 +1,7 @@
 // The trade: each row a point at its cost and its peak, the frontier of each series, and the lines of memory.
 const trade = (() => {
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "pentagon"];
+  const LABELS = 40;
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 
   const rowsDrawn = (page, rows) => rows.filter((row) => budget.isDrawn(row, page.cost));
@@ -14,6 +15,8 @@ const trade = (() => {
       .filter((row) => (row.plain || row.frontier[page.cost]) === isKept);
     const colour = chart.colourOf(at), chosen = state.chosenOf(page, model), best = state.best(page, model, at);
     const isStruck = (row) => lines.some((line) => line.y > y(row) && line.y - y(row) < 0.07 * top);
+    // Of more than these the names would lie on each other: the plain step's and the chosen ones' stay.
+    const isLabelled = (row) => row.plain || chosen.has(row.id) || (isKept && rows.length <= LABELS);
     const ends = (side) => rows.map((row) => {
       const end = row.spread_s?.[side] ?? null;
       return end === null ? 0 : Math.abs(end - row.cost.time) / axes.x.factor;
@@ -28,7 +31,7 @@ const trade = (() => {
       x: rows.map(xOf(page, axes)),
       y: rows.map(y),
       customdata: rows.map((row) => row.id),
-      text: rows.map((row) => (isKept || chosen.has(row.id) ? chart.plain(row.name) : "")),
+      text: rows.map((row) => (isLabelled(row) ? chart.plain(row.name) : "")),
       // Lower left of a point of the frontier there is neither the frontier's line nor another point.
       textposition: rows.map((row) => (isStruck(row) ? "bottom left" : "top right")),
       textfont: { size: 11 },
