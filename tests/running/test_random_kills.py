@@ -203,7 +203,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mortal_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file with the deaths to come, a line each, taken out by the worker that dies it; `.killed` has those."""
+    """Return the file of deaths to come, a line each, taken out by the worker that dies it; `.killed` has those."""
     body, command = tmp_path / "real.py", tmp_path / "real"
     body.write_text(WORKER)
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "{body}" "$@"\n')
