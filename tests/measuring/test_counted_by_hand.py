@@ -1,6 +1,9 @@
 """Peaks and verdicts against independent ones: a counter of the C library's allocations, and checkpoints by hand.
 
 All is measured in one process, beneath whose torch `counted/counter.c` is preloaded; `counted/child.py` says how.
+Models of transformers and diffusers are among them when asked for:
+
+    REMATBENCH_COUNT_LIBRARIES=1 python -m pytest -q tests/measuring/test_counted_by_hand.py
 """
 
 import json

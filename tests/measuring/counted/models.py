@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import random
 import threading
 from collections import deque
@@ -403,7 +404,7 @@ def _reference(name: str) -> Callable[[], Model]:
 
 
 def library_models() -> Iterator[tuple[str, Callable[[], Model]]]:
-    """Yield those of the libraries that are installed."""
+    """Yield those of the libraries that are installed; importing these takes as long as all else."""
     try:
         transformers: Any = importlib.import_module("transformers")
     except ImportError:
@@ -468,5 +469,5 @@ MODELS: dict[str, Callable[[], Model]] = {
     "Penalised": _chain(Block, Penalised),
     "Shared": lambda: (Shared(), (leaf(BATCH, WIDTH),), ["blocks[0]", "blocks[1]"]),
     "Tokens": lambda: (Tokens(), (torch.randint(0, 64, (BATCH,)),), ["rest.blocks[0]", "rest.blocks[1]"]),
-    **dict(library_models()),
+    **(dict(library_models()) if os.environ.get("REMATBENCH_COUNT_LIBRARIES") else {}),
 }
