@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rematbench.measuring.equality import TOLERANCES, Outcome, compare, outcome_of, unsteadiness
+from rematbench.measuring.equality import TOLERANCES, Outcome, compare, farthest, outcome_of, unsteadiness
+from rematbench.measuring.session import Session
 from rematbench.workload.step import Workload, training_step
 
 WEIGHT = torch.tensor([1.0, -2.0, 4.0])
@@ -75,6 +76,39 @@ def test_what_plain_steps_do_not_agree_in_no_placement_is_accused_of() -> None:
 def test_noise_in_one_parameter_excuses_no_other() -> None:
     again = replace(PLAIN, gradients={**PLAIN.gradients, "bias": torch.tensor([5.0])})
     assert compare(PLAIN, again, with_weight(WEIGHT + 1e-3)).gradients == "different"
+
+
+def test_plain_steps_that_are_near_each_other_by_chance_accuse_nobody() -> None:
+    """They differ by a hundred in one gradient and by little in the other, which may be chance."""
+    again = replace(PLAIN, gradients={**PLAIN.gradients, "weight": WEIGHT + 100, "bias": torch.tensor([0.51])})
+    other = replace(PLAIN, gradients={**PLAIN.gradients, "weight": WEIGHT + 50, "bias": torch.tensor([0.7])})
+    assert compare(PLAIN, again, other).gradients is None
+
+
+def test_the_noise_of_several_plain_steps_is_the_furthest_in_each_part() -> None:
+    left = replace(with_weight(WEIGHT + 2e-3), buffers={**PLAIN.buffers, "count": torch.tensor(3)})
+    right = replace(PLAIN, gradients={**PLAIN.gradients, "bias": torch.tensor([0.501])}, loss=torch.tensor(5.0))
+    again = farthest(PLAIN, [left, right])
+    assert torch.equal(again.gradients["weight"], WEIGHT + 2e-3)  # type: ignore[arg-type]
+    assert again.gradients["bias"] == torch.tensor([0.501])
+    assert (float(again.loss), int(again.buffers["count"]), again.gradients["frozen"]) == (5.0, 3, None)
+    assert compare(PLAIN, again, left).gradients == compare(PLAIN, again, right).gradients == "noise"
+
+
+def test_a_model_that_draws_for_itself_is_not_accused_by_the_luck_of_one_pair() -> None:
+    """Two steps in a few come out near each other, and a third further off."""
+    draws = iter([0.0, 1.0, 1.01, 3.0, 3.0, 3.0, 3.0, 2.0])
+
+    class Drawing(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * next(draws)
+
+    module = torch.nn.Sequential(Drawing(4, 4))
+    session = Session(Workload(module=module, batch=(torch.ones(2, 4),), loss_fn=torch.sum), torch.device("cpu"))
+    session._flops = lambda: None  # type: ignore[method-assign]
+    session.keep_plain()
+    assert session._plain
+    assert compare(*session._plain, session._outcome()).gradients is None
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)

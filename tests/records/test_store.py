@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.records.making import CPU, equality, measurement, measurements, memor
 from rematbench.errors import StorageError
 from rematbench.records.columns import COLUMNS
 from rematbench.records.measurement import Measurement
-from rematbench.records.store import RECORDS, Store, csv_text, new_folder, read_measurements
+from rematbench.records.store import RECORDS, Store, csv_text, new_folder, opened_to_append, read_measurements
 
 SUITE = 'name = "mine"\n'
 PLAIN = measurement(memory=memory(200), timing=timing(1.0))
@@ -289,3 +290,53 @@ def test_before_there_are_rows_the_environment_may_change(store: Store) -> None:
     store.keep_environment("cpu", CPU)
     store.keep_environment("cpu", changed)
     assert store.environments == {"cpu": changed}
+
+
+# What stands in a file's place
+
+
+@pytest.mark.parametrize("name", [RECORDS, "output.log"])
+def test_nothing_is_appended_through_a_link_or_a_pipe(store: Store, name: str, tmp_path: Path) -> None:
+    """A folder from somebody else, gone on with: what it links to is no part of it."""
+    store.add(PLAIN)
+    victim, path = tmp_path / "victim", store.folder / name
+    victim.write_text("as it was\n")
+    for linked in (victim, tmp_path / "new", None):
+        path.unlink(missing_ok=True)
+        if linked is None:
+            os.mkfifo(path)
+        else:
+            path.symlink_to(linked)
+        with pytest.raises(
+            StorageError, match=rf"{name} is a (link|device) or a pipe and no file: remove it, or begin"
+        ):
+            opened_to_append(path)
+        if name == RECORDS:
+            with pytest.raises(StorageError, match="no file: remove it"):
+                store.add(EACH)
+    assert victim.read_text() == "as it was\n"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_pipe_that_somebody_reads_from_is_none_either(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(StorageError, match="no file"):
+        opened_to_append(tmp_path / "pipe")
+    os.close(reader)
+
+
+def test_going_on_in_a_folder_of_links_replaces_them(store: Store, tmp_path: Path) -> None:
+    store.add(PLAIN)
+    kept = {}
+    for name in (RECORDS, "results.csv", "environment.json", "suite.toml"):
+        path, victim = store.folder / name, tmp_path / f"victim-{name}"
+        victim.write_bytes(path.read_bytes() if path.exists() else b"{}")
+        path.unlink(missing_ok=True)
+        path.symlink_to(victim)
+        kept[victim] = victim.read_bytes()
+    again = Store.resume(store.folder, SUITE)
+    again.keep_environment("cpu", CPU)
+    again.add(EACH)
+    assert {victim: victim.read_bytes() for victim in kept} == kept
+    assert read_measurements(store.folder) == [PLAIN, EACH]

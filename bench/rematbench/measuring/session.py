@@ -11,7 +11,7 @@ from functools import cached_property
 
 import torch
 
-from rematbench.measuring.equality import Outcome, compare, outcome_of, unsteadiness
+from rematbench.measuring.equality import Outcome, compare, farthest, outcome_of, unsteadiness
 from rematbench.measuring.flops import REFUSAL, FlopCount, FlopMeter
 from rematbench.measuring.meter import Meter, meter_for
 from rematbench.measuring.state import State
@@ -30,6 +30,9 @@ from rematbench.workload.devices import clock_for
 from rematbench.workload.step import Workload, clear_gradients, training_step
 
 PASSES = 2
+
+MORE_PLAIN_STEPS = 4
+"""So many plain steps more tell the noise of a model whose first two differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +77,15 @@ class Session:
         self._readings: dict[tuple[object, ...], list[Reading]] = {}
 
     def keep_plain(self) -> None:
-        """Run the plain step twice, to compare with and to know its noise, after one that is discarded."""
+        """Run the plain step twice, to compare with and to know its noise, after one that is discarded.
+
+        Where the two differ, some more are run: how far apart two are may be chance.
+        """
         self._outcome()
-        self._plain = self._outcome(), self._outcome()
+        plain, again = self._outcome(), self._outcome()
+        for _ in range(MORE_PLAIN_STEPS if unsteadiness(plain, again) else 0):
+            again = farthest(plain, [again, self._outcome()])
+        self._plain = plain, again
         flops = self._flops()
         self._plain_flops = flops.total if flops else None
 

@@ -9,6 +9,7 @@ results/latest -> the run last begun
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -118,7 +120,7 @@ class Store:
 
     def _append(self, line: str) -> None:
         path = self.folder / RECORDS
-        with _explained(path), path.open("ab", buffering=0) as file:
+        with _explained(path), opened_to_append(path) as file:
             whole = file.tell()
             rest = memoryview(line.encode())
             try:
@@ -160,6 +162,28 @@ def _explained(path: Path) -> Iterator[None]:
         raise StorageError(
             f"{path}: {error.strerror or error}; is the disk full or the folder not writable?"
         ) from error
+
+
+def opened_to_append(path: Path) -> FileIO:
+    """Open a file to append to, made if it was not there; never through a link, nor a pipe that nobody may read from.
+
+    In a shared or a stranger's folder either may stand where the file is meant.
+
+    Raises:
+        StorageError: it is no file of its own, or cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with _explained(path):
+        try:
+            file = FileIO(os.open(path, flags, 0o666), "ab")
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+            raise StorageError(f"{path} is a link or a pipe and no file: remove it, or begin a new run") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise StorageError(f"{path} is a device or a pipe and no file: remove it, or begin a new run")
+    return file
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic import ValidationError
 
-from rematbench.errors import RematbenchError, StorageError
+from rematbench.errors import RematbenchError
 from rematbench.record import Record
 from rematbench.records.measurement import Status
+from rematbench.records.store import opened_to_append
 from rematbench.running.protocol import (
     MESSAGE,
     Began,
@@ -65,7 +66,7 @@ class Worker:
         # -P: a user's rematbench.py, or numpy.py, in this folder is not what the worker imports.
         command = [sys.executable, "-P", "-m", "rematbench.running.worker", str(theirs)]
         try:
-            with _appended(self._log) as log:
+            with opened_to_append(self._log) as log:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
@@ -174,10 +175,3 @@ class Worker:
         with suppress(ProcessLookupError, PermissionError):  # the latter is how macOS says that all have ended
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-
-
-def _appended(log: Path) -> BinaryIO:
-    try:
-        return log.open("ab")
-    except OSError as error:
-        raise StorageError(f"{log}: {error.strerror}") from error
