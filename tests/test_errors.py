@@ -13,7 +13,7 @@ from rematbench.commands import listing
 from rematbench.errors import RematbenchError, unknown
 
 KNOWN = ("sqrt", "each", "all")
-OTHER_CODES = {"CannotJudgeError": 3}
+OTHER_CODES = {"CannotJudgeError": 3, "FigureError": 3}
 """What `rematbench check` says by its exit status besides; every other error is a usage error."""
 
 

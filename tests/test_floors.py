@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "bench" / "rematbench"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "interruption", "reading"),
     ("units", "loading", "record", "torch_internals"),
     ("placement",),
     ("suite",),
@@ -29,7 +29,19 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """Lowest first, every room on one floor; rooms that share a floor do not know each other."""
 
 WITHOUT_TORCH = (
-    *("errors", "units", "loading", "record", "placement", "suite", "solver", "traces", "records"),
+    *(
+        "errors",
+        "interruption",
+        "reading",
+        "units",
+        "loading",
+        "record",
+        "placement",
+        "suite",
+        "solver",
+        "traces",
+        "records",
+    ),
     *("reporting", "commands", "cli", "pytest_plugin", "running.runner", "running.single"),
 )
 """Rooms, and single files of a room, that are imported before a worker is."""

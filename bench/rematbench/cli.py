@@ -24,6 +24,7 @@ from rematbench.commands.report import report
 from rematbench.commands.run import run
 from rematbench.commands.show import show
 from rematbench.errors import RematbenchError
+from rematbench.interruption import INTERRUPTED, interruptible
 
 DEBUG = "--debug"
 BUG = 70
@@ -35,12 +36,18 @@ class _UnforeseenError(Exception):
 
 
 def _whole(verb: Callable[..., None]) -> Callable[..., None]:
-    """Keep what the verb did not foresee from the command line's library: it exits with 1, which means a regression."""
+    """Keep an interruption, and what the verb did not foresee, from the command line's library.
+
+    It exits with 1 for them, which means a regression.
+    """
 
     @functools.wraps(verb)
     def run(**arguments: Any) -> None:
         try:
-            verb(**arguments)
+            with interruptible():
+                verb(**arguments)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
         except EOFError as error:
             raise _UnforeseenError from error
         except OSError as error:
@@ -83,7 +90,8 @@ def main() -> None:
     A usage error, of ours or of the command line, exits with 2, and one that nobody foresaw with `BUG`; under `--debug`
     it exits with the same status, after its traceback.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends a run as Ctrl-C does
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends a run as Ctrl-C does
     with standard_streams():
         sys.exit(_status())
 

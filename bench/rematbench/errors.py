@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _SHOWN = 40
+_LENGTH = 80
 
 
 class RematbenchError(Exception):
@@ -38,10 +39,25 @@ class StorageError(RematbenchError):
     """A results folder that cannot be written, read or continued."""
 
 
+class FigureError(StorageError):
+    """A figure in a run's file that nothing measured can be: there is nothing to judge by."""
+
+    exit_code = 3
+
+
+def shown(value: object) -> str:
+    """Quote a value in a sentence: a long one by its beginning."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}…"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the sentence for a name that is not among the known ones, with the closest match first."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1)
+    close = get_close_matches(name[:_LENGTH], names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"unknown {kind} {name!r}: {hint}known are {', '.join(names[:_SHOWN]) or 'none'}{more}"
+    return f"unknown {kind} {shown(name)}: {hint}known are {', '.join(names[:_SHOWN]) or 'none'}{more}"

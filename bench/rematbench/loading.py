@@ -11,14 +11,14 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rematbench.errors import ModelError, RematbenchError, unknown
+from rematbench.errors import ModelError, RematbenchError, shown, unknown
+from rematbench.reading import parse_toml
 
 _ALIAS = "_rematbench"
 
@@ -57,7 +57,7 @@ def parse_reference(text: str, error: type[RematbenchError] = ModelError) -> tup
     for pair in filter(None, query.split("&")):
         name, equals, value = pair.partition("=")
         if not name or not equals:
-            raise error(f"{text!r}: write arguments as ?depth=24&width=512")
+            raise error(f"{shown(text)}: write arguments as ?depth=24&width=512")
         arguments[name] = parse_value(value)
     return reference, arguments
 
@@ -65,9 +65,10 @@ def parse_reference(text: str, error: type[RematbenchError] = ModelError) -> tup
 def parse_value(text: str) -> Any:
     """Read one TOML value; what is none is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        table = parse_toml(f"value = {text}")
     except ValueError:
         return text
+    return table["value"] if len(table) == 1 else text  # a second line may be a key of its own
 
 
 def check_reference(reference: str, root: Path, error: type[RematbenchError] = ModelError) -> None:

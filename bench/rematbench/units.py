@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from rematbench.errors import RematbenchError
+from rematbench.errors import RematbenchError, shown
+from rematbench.reading import BEYOND
 
 Scale = Sequence[tuple[float, str]]
 """Units of one kind as (factor, name), the largest first; the page's script reads them too."""
@@ -26,8 +27,6 @@ SIZES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB"
 
 MOST_PERCENT = 1_000_000
 """Ten thousand times as much; a greater margin is a slip, and one of 400 digits would be infinite."""
-
-_SHOWN = 40
 
 
 def unit_of(value: float, scale: Scale) -> tuple[float, str]:
@@ -96,8 +95,7 @@ def parse_percent(text: str) -> float:
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*%|0", text.strip())
     if match is None:
-        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-        raise RematbenchError(f"{shown!r} is not a percentage: write 5% or 0.5%")
+        raise RematbenchError(f"{shown(text)} is not a percentage: write 5% or 0.5%")
     percent = float(match[1] or 0)
     if percent > MOST_PERCENT:
         raise RematbenchError(f"a percentage of {len(match[1])} digits is beyond {MOST_PERCENT:,} %: write 5% or 0.5%")
@@ -112,5 +110,8 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)", text.strip())
     if match is None or match[2] not in SIZES:
-        raise RematbenchError(f"{text!r} is not a size: write 1.2 GiB, 300 MB or a number of bytes")
-    return int(Decimal(match[1]) * SIZES[match[2]])
+        raise RematbenchError(f"{shown(text)} is not a size: write 1.2 GiB, 300 MB or a number of bytes")
+    count = int(Decimal(match[1]) * SIZES[match[2]])
+    if count >= BEYOND:
+        raise RematbenchError(f"a size of {len(match[1])} digits is beyond any machine: write 1.2 GiB or 300 MB")
+    return count

@@ -1,5 +1,6 @@
 """Runs beside each other: a folder for each, one writer to a folder, and files that are whole at every moment."""
 
+import errno
 import subprocess
 import sys
 import threading
@@ -137,13 +138,24 @@ def test_there_must_be_a_folder_to_write_alone_in(tmp_path: Path) -> None:
 # Whole files
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "results.csv"
     write_whole(file, "before × \n")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(file, "after \udc80")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_whole(file, "after")
     assert file.read_text() == "before × \n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_half_of_a_surrogate_pair_is_written_out(tmp_path: Path) -> None:
+    """A folder's name may have one, and stands in what is written of its run."""
+    write_whole(tmp_path / "file", "a \udc80")
+    assert (tmp_path / "file").read_text() == "a \\udc80"
 
 
 def test_line_ends_are_written_as_they_are(tmp_path: Path) -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 import typer
 
 from rematbench.commands.console import err
+from rematbench.interruption import INTERRUPTED
 from rematbench.records.store import Store, latest, new_run, sole_writer
 from rematbench.running.progress import ProgressWatcher
 from rematbench.running.runner import run_suite
 from rematbench.suite.suite import Suite
 
 RESULTS = Path("results")
-INTERRUPTED = 130
-"""What a command exits with after Ctrl-C or a polite kill, as shells have it: 128 and the signal's number."""
 
 
 def as_settings(options: Mapping[str, object]) -> list[str]:

@@ -10,8 +10,10 @@ import typer
 from rematbench.commands.console import say
 from rematbench.commands.measuring import as_settings, measure, opened_run
 from rematbench.errors import RematbenchError
+from rematbench.placement.goal import MOST_POINTS
 from rematbench.placement.registry import parse_goal
 from rematbench.records.run import Row, rows_of
+from rematbench.records.store import check_writable, write_whole
 from rematbench.reporting.planned import explanation
 from rematbench.suite.suite import custom_suite, select
 
@@ -31,7 +33,7 @@ def plan(
     ] = "total",
     minimise: Annotated[str | None, typer.Option(help="time, unless told, or flops; the curve is of flops.")] = None,
     frontier: Annotated[bool, typer.Option("--frontier", help="Plan and measure the whole curve instead.")] = False,
-    points: Annotated[int, typer.Option(min=2, help="Points of the curve.")] = _POINTS,
+    points: Annotated[int, typer.Option(min=2, max=MOST_POINTS, help="Points of the curve.")] = _POINTS,
     out: Annotated[Path | None, typer.Option(help="Write the placement here, for `apply` and suites.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value.")] = None,
@@ -51,6 +53,8 @@ def plan(
     suite = select(custom_suite([model]), (), [goal], [*as_settings({"devices": [device]}), *(settings or ())])
     suite = suite.model_copy(update={"name": "plan"})
     suite.check_models(Path.cwd())
+    if out:
+        check_writable(out)
     with opened_run(run, suite, resume) as store:
         measure(suite, store, "--run")
     planned = [row for row in rows_of(store.measurements) if not row.is_plain]
@@ -58,7 +62,7 @@ def plan(
         say("\n  ".join(explanation(row) or [row.cells["message"].removeprefix("measuring: ")]))
     failed = [row for row in planned if not row.is_ok]
     if out and not failed and (found := planned[0].measurement) and found.regions:
-        found.regions.save(out)
+        write_whole(out, found.regions.to_json())
         say(f"placement written to {out}")
     if len(failed) == len(planned):
         raise typer.Exit(1)

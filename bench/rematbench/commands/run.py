@@ -49,7 +49,7 @@ def run(
         "timeout_s": timeout,
         "resident": resident or None,
     }
-    whole = custom_suite(model) if suite is None and model else load_suite(suite or "default")
+    whole = custom_suite(model) if suite is None and model else load_suite("default" if suite is None else suite)
     chosen = select(whole, model or (), placement or (), [*(settings or ()), *as_settings(options)])
     chosen.check_models(Path.cwd())
     with opened_run(out, chosen, resume) as store:

@@ -17,6 +17,9 @@ from rematbench.units import parse_bytes, parse_percent
 Objective = Literal["time", "flops"]
 """What a plan makes least: seconds or recomputed FLOPs."""
 
+MOST_POINTS = 200
+"""Of a frontier: each is a placement to measure, and the solver tells no more of them apart."""
+
 _STEP = "/step"
 
 
@@ -81,7 +84,9 @@ def read_point(text: str) -> Goal:
     Raises:
         PlacementError: it is no point, or one beyond the last.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise PlacementError("write frontier:8, or frontier:3/8 for the third of eight points")
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]) <= MOST_POINTS:
+        raise PlacementError(
+            f"write frontier:8, or frontier:3/8 for the third of eight points; {MOST_POINTS} points are the most"
+        )
     return Goal(minimise="flops", point=(int(match[1]), int(match[2])))

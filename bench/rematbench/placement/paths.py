@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
-from rematbench.errors import PlacementError
+from rematbench.errors import PlacementError, shown
 
-_PART = re.compile(r"(?:\A|(?!\A)\.)([^.\[\]]+)|\[(?:(-?\d+)|(-?\d+)?:(-?\d+)?(?::(\d+))?)\]")
+_NUMBER = "-?[0-9]{1,9}"
+_PART = re.compile(rf"(?:\A|(?!\A)\.)([^.\[\]]+)|\[(?:({_NUMBER})|({_NUMBER})?:({_NUMBER})?(?::([0-9]{{1,9}}))?)\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,8 @@ def parse_path(path: str) -> tuple[Part, ...]:
         part = _PART.match(path, position)
         if part is None or (part[5] is not None and int(part[5]) == 0):
             raise PlacementError(
-                f"region path {path!r} cannot be read: write blocks[3], blocks[0:4], h[::2] or encoder.layers[2].mlp"
+                f"region path {shown(path)} cannot be read: "
+                "write blocks[3], blocks[0:4], h[::2] or encoder.layers[2].mlp"
             )
         parts.append(part[1] or _index(part))
         position = part.end()
@@ -127,12 +129,11 @@ def _index(match: re.Match[str]) -> Index:
 
 def matches(pattern: str, path: str) -> bool:
     """Tell whether a module path matches a shell-style pattern, part by part: `*` never crosses a dot, `**` does."""
-    return _match(tuple(pattern.split(".")), tuple(path.split(".")))
-
-
-def _match(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
-    if not pattern or not path:
-        return not path and all(part == "**" for part in pattern)
-    if pattern[0] == "**":
-        return _match(pattern[1:], path) or _match(pattern, path[1:])
-    return fnmatchcase(path[0], pattern[0]) and _match(pattern[1:], path[1:])
+    parts = path.split(".")
+    reached = {0}  # after so many parts of the path the pattern may stand; a set, as trying each way out takes for ever
+    for wanted in pattern.split("."):
+        if wanted == "**":
+            reached = set(range(min(reached), len(parts) + 1)) if reached else reached
+        else:
+            reached = {at + 1 for at in reached if at < len(parts) and fnmatchcase(parts[at], wanted)}
+    return len(parts) in reached

@@ -7,15 +7,16 @@ JSON. Nothing here imports torch.
 from __future__ import annotations
 
 import json
-import tomllib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator, model_validator
 
-from rematbench.errors import PlacementError
+from rematbench.errors import PlacementError, shown
 from rematbench.placement.paths import RegionPath
 from rematbench.placement.policies import SAVE_POLICIES
+from rematbench.reading import parse_json, parse_toml, read_text
 
 PLAIN = "none"
 """The plain step's name: the placement without regions, which every other is compared with."""
@@ -53,7 +54,7 @@ class Options(BaseModel):
     @classmethod
     def _known_policy(cls, save: str) -> str:
         if save not in SAVE_POLICIES and ":" not in save:
-            raise ValueError(f"{save!r} is not one of {', '.join(SAVE_POLICIES)}, nor module:attribute")
+            raise ValueError(f"{shown(save)} is not one of {', '.join(SAVE_POLICIES)}, nor module:attribute")
         return save
 
     @model_validator(mode="after")
@@ -140,10 +141,14 @@ class Placement(BaseModel):
 
     def save(self, path: str | Path) -> None:
         """Write the placement as JSON, with only what differs from the defaults."""
+        Path(path).write_text(self.to_json())
+
+    def to_json(self) -> str:
+        """Return the placement as a file that `load` reads, with only what differs from the defaults."""
         stamp = {} if self.fingerprint is None else {"fingerprint": self.fingerprint}
         regions = [{"path": region.path, **region.changed()} for region in self.regions]
         what = {"regions": regions} if self.compile_budget is None else {"compile_budget": self.compile_budget}
-        Path(path).write_text(json.dumps({"name": self.name, **stamp, **what}, indent=2) + "\n")
+        return json.dumps({"name": self.name, **stamp, **what}, indent=2) + "\n"
 
 
 def first_problem(error: ValidationError, prefix: str = "") -> str:
@@ -151,7 +156,8 @@ def first_problem(error: ValidationError, prefix: str = "") -> str:
     problem = error.errors(include_url=False)[0]
     where = prefix
     for part in problem["loc"]:
-        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
+        name = part if isinstance(part, int) or re.fullmatch(r"[\w.-]{1,80}", part) else shown(part)
+        where += f"[{name}]" if isinstance(part, int) else f".{name}" if where else str(name)
     what = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         what = "no such key"
@@ -164,8 +170,8 @@ def _text(value: object) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        text = read_text(path)
+        data = parse_json(text) if path.suffix == ".json" else parse_toml(text)
     except OSError as error:
         raise PlacementError(f"placement file {path}: {error.strerror or error}") from error
     except ValueError as error:

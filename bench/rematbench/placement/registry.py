@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
-from rematbench.errors import PlacementError, unknown
+from rematbench.errors import PlacementError, shown, unknown
 from rematbench.loading import check_reference, load_attribute, parse_reference
 from rematbench.placement.goal import Goal
 from rematbench.placement.placement import Options, Placement, Region, first_problem
@@ -119,8 +119,8 @@ def _as_it_is(text: str) -> Sequence[str]:
 def _read_argument(kind: str, text: str) -> Mapping[str, Any]:
     if kind != "N":
         return {kind.lower(): text} if kind else {}
-    if not text.isdecimal() or int(text) < 1:
-        raise PlacementError(f"{text!r} should be a whole number from 1")
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
+        raise PlacementError(f"{shown(text)} should be a whole number from 1")
     return {"n": int(text)}
 
 
@@ -204,7 +204,7 @@ def _called(function: Callable[..., Answer], outline: Outline, **arguments: Any)
         return answer if isinstance(answer, Placement) else list(answer)
     except PlacementError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PlacementError(f"{type(error).__name__}: {error}") from error
 
 
@@ -239,7 +239,7 @@ def parse_strategy(text: str) -> StrategyCall:
     except PlacementError as error:
         if str(error).startswith("unknown placement"):
             raise
-        raise PlacementError(f"placement {text!r}: {error}") from error
+        raise PlacementError(f"placement {shown(text)}: {error}") from error
     return StrategyCall(text=text, strategy=found, arguments=arguments, path=path if at else None, options=options)
 
 
@@ -308,7 +308,7 @@ def parse_goal(text: str) -> Goal:
     """
     call = parse_strategy(text)
     if not call.strategy.measures:
-        raise PlacementError(f"{text!r} is no goal of a plan: write plan:6GiB, plan-flops:60% or frontier:3/8")
+        raise PlacementError(f"{shown(text)} is no goal of a plan: write plan:6GiB, plan-flops:60% or frontier:3/8")
     return replace(call.goal, name=text)
 
 

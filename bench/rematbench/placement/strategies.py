@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rematbench.errors import PlacementError, unknown
-from rematbench.placement.goal import Goal, read_budget, read_point
+from rematbench.placement.goal import MOST_POINTS, Goal, read_budget, read_point
 from rematbench.placement.paths import RegionPath, matches
 from rematbench.placement.placement import PLAIN, Placement, Region
 from rematbench.placement.registry import Answer, Planning, strategy
@@ -254,8 +254,8 @@ def _ckptplan(planning: Planning, goal: Goal) -> Answer:
 
 
 def _points(text: str) -> Sequence[str]:
-    match = re.fullmatch(r"frontier:(\d+)(@.*)?", text)
-    if match is None or int(match[1]) < 1:
+    match = re.fullmatch("frontier:([0-9]{1,9})(@.*)?", text)
+    if match is None or not 1 <= int(match[1]) <= MOST_POINTS:
         return [text]
     return [f"frontier:{k}/{match[1]}{match[2] or ''}" for k in range(1, int(match[1]) + 1)]
 

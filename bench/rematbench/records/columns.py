@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from rematbench.errors import FigureError
+from rematbench.reading import BEYOND, parse_json
 from rematbench.records.measurement import Measurement, Timing
 from rematbench.records.statistics import step_iqr_s, step_median_s, step_ratio
 
@@ -54,6 +57,7 @@ class Column:
         """Read a cell back; an empty one is None.
 
         Raises:
+            FigureError: it is a number that nothing measured can be.
             ValueError: it is not of the column's kind.
         """
         return _KINDS[self.unit].parse(cell) if cell else None
@@ -86,12 +90,49 @@ def unshielded(cell: str) -> str:
 
 _LIKE_A_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
-_TEXT, _COUNT, _NUMBER = _Kind(unshielded, "string"), _Kind(int, "Int64"), _Kind(float, "float64")
+
+def _counted(cell: str) -> int:
+    """Read a whole number.
+
+    Raises:
+        FigureError: it is one that nothing can be counted to.
+        ValueError: it is none.
+    """
+    if not _WHOLE.fullmatch(cell):
+        if cell.lower().lstrip("+-") in ("inf", "infinity", "nan"):
+            raise FigureError(cell)
+        raise ValueError(cell)
+    if len(cell) > _DIGITS or not -BEYOND < int(cell) < BEYOND:
+        raise FigureError(f"of {len(cell)} digits" if len(cell) > _DIGITS else cell)
+    return int(cell)
+
+
+def _measured(cell: str) -> float:
+    """Read a number; errors as of `_counted`."""
+    number = float(cell)
+    if not math.isfinite(number):
+        raise FigureError(cell)
+    return number
+
+
+def _by_block(cell: str) -> dict[str, int]:
+    """Read whole numbers by name; errors as of `_counted`."""
+    found = parse_json(cell)
+    if not isinstance(found, dict) or not all(type(size) is int for size in found.values()):
+        raise ValueError(cell)
+    return {block: _counted(str(size)) for block, size in found.items()}
+
+
+_WHOLE = re.compile("-?[0-9]+")
+_DIGITS = 20
+
+_TEXT, _COUNT, _NUMBER = _Kind(unshielded, "string"), _Kind(_counted, "Int64"), _Kind(_measured, "float64")
 _KINDS = {
     "": _TEXT,
     **dict.fromkeys(("bytes", "FLOP", "blocks", "rounds", "threads"), _COUNT),
-    **dict.fromkeys(("s", "×", "difference"), _NUMBER),
-    "bytes by block": _Kind(json.loads, "object"),
+    **dict.fromkeys(("s", "×"), _NUMBER),
+    "difference": _Kind(float, "float64"),  # of gradients that are not finite it may be infinite
+    "bytes by block": _Kind(_by_block, "object"),
     "yes/no": _Kind({"true": True, "false": False}.__getitem__, "boolean"),
 }
 

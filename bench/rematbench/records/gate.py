@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from rematbench.errors import RematbenchError
 from rematbench.placement.placement import PLAIN
+from rematbench.reading import BEYOND
 from rematbench.records.columns import MARGIN, Cells
 from rematbench.records.measurement import Status
 from rematbench.records.run import Key, Run, key_of
@@ -30,8 +31,6 @@ _VERDICTS = {
 _FIGURES = ("static_bytes", "peak_bytes", "held_bytes", "forward_flops", "recompute_flops")
 _TIMES = ("step_ratio", "step_ratio_low", "step_ratio_high")
 _NAMED_BLOCKS = 3
-_BEYOND = 2**63
-"""What no machine has or computes in a step, and arithmetic with fractions could not hold."""
 
 
 class Mark(StrEnum):
@@ -147,8 +146,8 @@ def _unsound(now: Cells, before: Cells, *, timed: bool) -> str:
         for column in columns:
             figure = cells[column]
             # Forward may free more of what was there before the step than it keeps.
-            least = -_BEYOND if column == "held_bytes" else 0
-            if figure is not None and not least <= figure < _BEYOND:  # false of NaN, too
+            least = -BEYOND if column == "held_bytes" else 0
+            if figure is not None and not least <= figure < BEYOND:  # false of NaN, too
                 return f"{column} {_shown(figure)}{side}"
     return ""
 
@@ -171,7 +170,7 @@ def _other_environment(now: Cells, before: Cells) -> str:
 
 
 def _shown(figure: float) -> str:
-    return str(figure) if not figure >= _BEYOND or figure == math.inf else f"of 2**{int(math.log2(figure))} and more"
+    return str(figure) if not figure >= BEYOND or figure == math.inf else f"of 2**{int(math.log2(figure))} and more"
 
 
 def _training(now: Cells, before: Cells) -> Iterator[Finding]:

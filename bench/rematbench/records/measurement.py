@@ -5,11 +5,14 @@ Everything a person reads is derived from these and can be derived again later, 
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
 
 from rematbench.placement.placement import Placement
-from rematbench.record import Record
+from rematbench.record import Amount, Count, Finite, Record, Whole
 from rematbench.traces.timeline import Phase, Share, Timeline
 
 
@@ -41,10 +44,10 @@ class Environment(Record):
     torch: str
     python: str
     device_name: str
-    threads: int
+    threads: Count
     allocator: str
     commit: str
-    capacity_bytes: int | None = None
+    capacity_bytes: Count | None = None
 
 
 class Memory(Record):
@@ -64,13 +67,13 @@ class Memory(Record):
     """
 
     meter: str
-    static_bytes: int
-    peak_bytes: int
-    held_bytes: int
-    phase_peak_bytes: dict[Phase, int]
-    passes_peak_bytes: tuple[int, ...]
-    reserved_bytes: int | None = None
-    held_by_block: dict[str, int] | None = None
+    static_bytes: Count
+    peak_bytes: Count
+    held_bytes: Whole
+    phase_peak_bytes: Annotated[dict[Phase, Whole], Field(min_length=1)]
+    passes_peak_bytes: Annotated[tuple[Count, ...], Field(min_length=1)]
+    reserved_bytes: Whole | None = None
+    held_by_block: dict[str, Whole] | None = None
     at_peak: tuple[Share, ...] = ()
 
     @property
@@ -115,24 +118,34 @@ class Flops(Record):
         uncounted_ops: operators on floats that have no formula, by name.
     """
 
-    forward: int
-    total: int
-    recompute: int | None = None
+    forward: Count
+    total: Count
+    recompute: Whole | None = None
     uncounted_ops: tuple[str, ...]
 
 
-class Timing(Record):
-    """Seconds a step, one sample a round; `plain_s` are the plain step's samples of the same rounds."""
+Second = Annotated[float, Field(ge=1e-12, le=1e12)]
+"""Of a sample that is divided by another: no clock tells less, and nobody waits longer."""
 
-    step_s: tuple[float, ...]
-    plain_s: tuple[float, ...]
+
+class Timing(Record):
+    """Seconds a step, one sample a round; `plain_s` are the plain step's samples of the same rounds, or none."""
+
+    step_s: Annotated[tuple[Second, ...], Field(min_length=1)]
+    plain_s: tuple[Second, ...]
+
+    @model_validator(mode="after")
+    def _of_the_same_rounds(self) -> Self:
+        if self.plain_s and len(self.plain_s) != len(self.step_s):
+            raise ValueError(f"{len(self.step_s)} samples of the step, but {len(self.plain_s)} of the plain step")
+        return self
 
 
 class PlanPoint(Record):
     """A neighbour of a plan on the predicted frontier; cost as in `PlanFacts`."""
 
-    predicted_peak_bytes: int
-    predicted_cost: float
+    predicted_peak_bytes: Whole
+    predicted_cost: Finite
 
 
 class PlanFacts(Record):
@@ -154,20 +167,26 @@ class PlanFacts(Record):
     """
 
     minimise: Literal["time", "flops"]
-    budget_bytes: int
-    predicted_peak_bytes: int | None = None
-    measured_peak_bytes: int
-    predicted_cost: float | None = None
-    bound_cost: float | None = None
-    bound_peak_bytes: int | None = None
-    least_peak_bytes: int
-    plain_cost: float | None = None
-    tries: int
+    budget_bytes: Whole
+    predicted_peak_bytes: Whole | None = None
+    measured_peak_bytes: Whole
+    predicted_cost: Finite | None = None
+    bound_cost: Finite | None = None
+    bound_peak_bytes: Whole | None = None
+    least_peak_bytes: Whole
+    plain_cost: Amount | None = None
+    tries: Count
     by_hand: str = ""
-    predicted_ratio: float | None = None
+    predicted_ratio: Finite | None = None
     budget_of: str | None = None
     below: PlanPoint | None = None
     above: PlanPoint | None = None
+
+    @field_validator("bound_cost", mode="before")
+    @classmethod
+    def _a_bound(cls, bound: Any) -> Any:
+        """Take no bound for an infinite one: it says that nothing fits what this plan was measured to fit."""
+        return None if bound in (math.inf, "Infinity") else bound
 
 
 class Skip(Record):
@@ -180,8 +199,8 @@ class Skip(Record):
 
     source: str
     target: str
-    bytes: int
-    shape: tuple[int, ...]
+    bytes: Whole
+    shape: tuple[Whole, ...]
 
 
 class Structure(Record):
@@ -216,16 +235,16 @@ class Measurement(Record):
     status: Status
     message: str = ""
     regions: Placement | None = None
-    checkpointed_blocks: int | None = None
+    checkpointed_blocks: Count | None = None
     memory: Memory | None = None
     equality: Equality | None = None
     flops: Flops | None = None
     timing: Timing | None = None
     timeline: Timeline | None = None
-    compile_s: float | None = None
+    compile_s: Amount | None = None
     structure: Structure | None = None
     plan: PlanFacts | None = None
-    resident_bytes: int | None = None
+    resident_bytes: Whole | None = None
     environment: Environment | None = None
     sources: dict[str, str] | None = None
     measured_at: str

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rematbench.errors import RematbenchError, StorageError
+from rematbench.errors import FigureError, RematbenchError, StorageError, shown
 from rematbench.placement.placement import PLAIN
+from rematbench.reading import read_text
 from rematbench.records.columns import COLUMNS, MARGIN, Cells, cells_of, unshielded
 from rematbench.records.measurement import Measurement, Status
 from rematbench.records.statistics import Interval
@@ -182,25 +184,23 @@ class Run:
 
 
 def _read(source: Path) -> list[Row]:
-    if (source / RECORDS).exists():
+    if os.path.lexists(source / RECORDS):
         rows = rows_of(read_measurements(source))
         if not rows:
             raise CannotJudgeError(f"{source} holds no rows: nothing was measured")
         return rows
-    table = source / "results.csv" if source.is_dir() else source
+    table = source / "results.csv" if os.path.isdir(source) else source  # noqa: PTH112  # no error for an odd name
     return _joined((cells, None) for cells in _read_csv(table))
 
 
 def _read_csv(path: Path) -> list[Cells]:
     """Read a CSV back; anything about it that is not whole is refused."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_text(path)
         table = list(csv.reader(io.StringIO(text, newline="")))
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise StorageError(f"{path} is no CSV of a run: it is not text") from error
-    except csv.Error as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, csv.Error) as error:
         raise StorageError(f"{path} is no CSV of a run: {error}") from error
     if len(table) < 2:
         raise CannotJudgeError(f"{path} holds no rows: nothing was measured")
@@ -230,7 +230,16 @@ def _parsed(path: Path, number: int, header: list[str], line: list[str]) -> Cell
     for column in COLUMNS:
         try:
             cells[column.name] = column.parse(texts.get(column.name, ""))
+        except FigureError as error:
+            what = f"{column.name} {error}: nothing can be judged by that"
+            raise FigureError(f"{path}, line {number} has {what}") from error
         except (ValueError, KeyError) as error:
-            value = texts[column.name]
-            raise StorageError(f"{path}, line {number}: {column.name} is {value!r}, not a {column.unit}") from error
+            value = shown(texts[column.name])
+            raise StorageError(f"{path}, line {number}: {column.name} is {value}, not a {column.unit}") from error
+    for name in _NEEDED:
+        if cells[name] is None:
+            raise StorageError(f"{path}, line {number}: {name} is empty; each row says what it is of, and its status")
     return cells
+
+
+_NEEDED = ("model", "placement", "device", "dtype", "status")

@@ -22,9 +22,11 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from rematbench.errors import StorageError
+from rematbench.errors import FigureError, StorageError
+from rematbench.placement.placement import first_problem
+from rematbench.reading import parse_json, read_bytes, read_text
 from rematbench.records.columns import COLUMNS, cell_text, cells_of, csv_lines
 from rematbench.records.measurement import Environment, Measurement
 
@@ -57,7 +59,7 @@ class Store:
             StorageError: the folder already holds a run, or cannot be written.
         """
         made_folder(folder)
-        if (folder / RECORDS).exists():
+        if os.path.lexists(folder / RECORDS):
             raise StorageError(f"{folder} already holds a run: choose another folder, or go on with it by --resume")
         write_whole(folder / "suite.toml", suite_toml)
         write_whole(folder / RECORDS, "")
@@ -74,7 +76,7 @@ class Store:
         """
         store = cls(folder)
         kept = folder / "suite.toml"
-        if not kept.exists() or kept.read_bytes() != suite_toml.encode():
+        if _content(kept) != suite_toml.encode():
             raise StorageError(f"{folder} ran another suite, or with other settings: give the same, or begin a new run")
         store._replace(RECORDS, "".join(map(_line, store._rows.values())))
         store._derive()
@@ -135,13 +137,26 @@ class Store:
         write_whole(self.folder / name, text)
 
 
-def _read_environments(path: Path) -> dict[str, Environment]:
-    if not path.exists():
-        return {}
+def _content(path: Path) -> bytes | None:
+    """Return a file's content; None where there is none to read."""
     try:
-        return {device: Environment.model_validate(entry) for device, entry in json.loads(path.read_bytes()).items()}
+        return read_bytes(path)
+    except OSError:
+        return None
+
+
+def _read_environments(path: Path) -> dict[str, Environment]:
+    try:
+        return _ENVIRONMENTS.validate_python(parse_json(read_text(path)))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
         raise StorageError(f"{path} is not as rematbench writes it: begin a new run") from error
+
+
+_ENVIRONMENTS: TypeAdapter[dict[str, Environment]] = TypeAdapter(dict[str, Environment])
 
 
 def _changes(before: Environment, now: Environment) -> str:
@@ -191,22 +206,67 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
     The temporary name cannot be guessed and is made by this call alone: what another user puts in a shared folder is
     never written through. A file that was there keeps its mode; where the path was a link, the link is replaced.
+    What is no file but takes what is written to it, as a pipe or `/dev/stdout`, is written to where it stands.
 
     Raises:
         StorageError: it cannot be written; what was there before still is.
     """
-    if not path.name:
-        raise StorageError(f"{path} is a folder: give the name of a file")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+    if _is_stream(path):
+        with _explained(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), "wb") as stream:
+            os.set_blocking(stream.fileno(), True)  # only the opening must not wait: for a reader, who may never come
+            stream.write(data)
+        return
+    temporary = _beside(path)
     with _explained(path):
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 _keep_mode(path, descriptor)
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.write(data)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before long work whether `write_whole` could write a file, and leave nothing behind.
+
+    Raises:
+        StorageError: it could not.
+    """
+    if _is_stream(path):
+        return
+    temporary = _beside(path)
+    with _explained(path):
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        temporary.unlink()
+
+
+def _beside(path: Path) -> Path:
+    """Return a temporary name in a file's folder that nobody can guess, short whatever the file's own name is."""
+    with _explained(path), suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            raise StorageError(f"{path} is a folder: give the name of a file")
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise StorageError(f"{path} is a device: give the name of a file")
+    return path.with_name(f".rematbench.{secrets.token_hex(8)}")
+
+
+def _is_stream(path: Path) -> bool:
+    """Tell what must never be replaced by a file: root could do that to `/dev/null`, for everyone.
+
+    A link is only followed where the system itself keeps them.
+    """
+    with suppress(OSError):
+        mode = path.lstat().st_mode
+        return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or (stat.S_ISLNK(mode) and path.parent in _SYSTEM_LINKS)
+    return False
+
+
+_SYSTEM_LINKS = (Path("/dev"), Path("/dev/fd"))
+"""Where `/dev/stdout` stands, and what shells make of `>(…)`."""
 
 
 def _keep_mode(path: Path, descriptor: int) -> None:
@@ -323,9 +383,9 @@ def read_measurements(folder: Path) -> list[Measurement]:
     """
     path = folder / RECORDS
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = read_bytes(path).splitlines(keepends=True)
     except OSError as error:
-        raise StorageError(f"{folder} holds no run: {path.name}: {error.strerror}") from error
+        raise StorageError(f"{folder} holds no run: {path.name}: {error.strerror or error}") from error
     rows: dict[tuple[str, str, str, str], Measurement] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -333,12 +393,21 @@ def read_measurements(folder: Path) -> list[Measurement]:
         except ValidationError as error:
             if number == len(lines) and not line.endswith(b"\n"):
                 break
-            raise StorageError(
-                f"{path}, line {number} is no measurement of this version of rematbench; "
-                f"{folder / 'results.csv'} may still be read"
-            ) from error
+            raise _unreadable(folder, number, error) from error
         rows[measurement.key] = measurement
     return list(rows.values())
+
+
+def _unreadable(folder: Path, number: int, error: ValidationError) -> StorageError:
+    where, what = f"{folder / RECORDS}, line {number}", first_problem(error)
+    if error.errors()[0]["type"] in _NO_FIGURES:
+        return FigureError(f"{where} has a figure that is none: {what}; nothing can be judged by that")
+    csv = f"{folder / 'results.csv'} may still be read"
+    return StorageError(f"{where} is no measurement of this version of rematbench ({what}); {csv}")
+
+
+_NO_FIGURES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+"""What pydantic calls the mistakes of numbers that are of the right type."""
 
 
 def csv_text(measurements: list[Measurement]) -> str:

@@ -44,7 +44,7 @@ class Case(Options):
         strategy: read once, when the case is; written as its text.
     """
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     strategy: Annotated[StrategyCall, PlainValidator(_read), PlainSerializer(str)] | None = None
     regions: Annotated[tuple[Region, ...], Field(strict=False)] = ()
     fingerprint: str | None = None

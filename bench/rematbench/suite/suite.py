@@ -5,26 +5,44 @@ A suite names models and placements; `Suite.jobs` turns it into one job for each
 
 from __future__ import annotations
 
-import tomllib
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rematbench.errors import SuiteError, unknown
+from rematbench.errors import SuiteError, shown, unknown
 from rematbench.loading import check_reference, parse_value
 from rematbench.placement.placement import PLAIN, first_problem
+from rematbench.reading import checked, parse_toml, read_text
 from rematbench.suite.case import Case, explained, spread_cases, without
-from rematbench.suite.model_ref import ModelRef
+from rematbench.suite.model_ref import Arguments, ModelRef
 
 SHIPPED = Path(__file__).parent / "shipped"
 USUAL = (PLAIN, "each", "each-but-last", "every:2", "sqrt")
 """The placements of a model given without a suite."""
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+MOST_THREADS = 4096
+"""Of torch in a process: more than the largest machines have, and few enough to start."""
+
+MOST_ROUNDS = 1_000_000
+MONTH_S = 30 * 24 * 3600.0
+"""Longer than anybody waits for a model; what is longer is a slip."""
+
+
+def _known_device(name: str) -> str:
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,4})?", name):
+        raise ValueError(f"unknown device {shown(name)}: known are cpu, cuda, cuda:N and auto")
+    return name
+
+
+DeviceName = Annotated[str, AfterValidator(_known_device)]
 
 
 class Settings(BaseModel):
@@ -46,16 +64,20 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    devices: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("auto",)
+    devices: Annotated[tuple[DeviceName, ...], Field(min_length=1, strict=False)] = ("auto",)
     dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
-    threads: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
     optimizer: Literal["none", "sgd", "adamw"] = "none"
-    rounds: Annotated[int, Field(ge=0)] | None = None
-    time_budget_s: Annotated[float, Field(gt=0)] = 10.0
+    rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] | None = None
+    time_budget_s: Annotated[float, Field(gt=0, le=MONTH_S)] = 10.0
     interval_width: Annotated[float, Field(ge=0)] = 0.05
-    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    timeout_s: Annotated[float, Field(gt=0, le=MONTH_S)] = 300.0
     resident: bool = False
+
+
+MOST_PER_GIB = 2**30
+"""Of a whole-number argument: one for each byte."""
 
 
 class ModelEntry(BaseModel):
@@ -73,10 +95,10 @@ class ModelEntry(BaseModel):
     model_config = _FROZEN
 
     model: str
-    name: str = ""
-    arguments: dict[str, Any] = {}
-    cuda: dict[str, Any] = {}
-    cuda_per_gib: dict[str, float] = {}
+    name: Annotated[str, Field(min_length=1)] = ""
+    arguments: Arguments = {}
+    cuda: Arguments = {}
+    cuda_per_gib: dict[str, Annotated[float, Field(ge=0, le=MOST_PER_GIB)]] = {}
     placements: tuple[Case, ...] = ()
 
     @model_validator(mode="before")
@@ -132,11 +154,16 @@ class Suite(BaseModel):
 
     model_config = _FROZEN
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     description: str = ""
     settings: Settings = Settings()
     placements: Annotated[tuple[Case, ...], Field(validate_default=True)] = USUAL  # type: ignore[assignment]
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        return checked(data)
 
     @field_validator("placements", mode="before")
     @classmethod
@@ -191,7 +218,7 @@ class Suite(BaseModel):
 def _refuse_twice(kind: str, names: Iterable[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"{kind} {twice[0]!r} stands twice: give one of them another name")
+        raise ValueError(f"{kind} {shown(twice[0])} stands twice: give one of them another name")
 
 
 def shipped_suites() -> dict[str, Path]:
@@ -246,15 +273,15 @@ def select(suite: Suite, models: Iterable[str], placements: Iterable[str], setti
 def _setting(pair: str) -> tuple[str, Any]:
     key, equals, value = pair.partition("=")
     if key not in Settings.model_fields or not equals:
-        raise SuiteError(f"--set {pair}: {unknown('setting', key, Settings.model_fields)}; write key=value")
+        raise SuiteError(f"--set {pair[:80]}: {unknown('setting', key, Settings.model_fields)}; write key=value")
     return key, parse_value(value)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_text(path))
     except OSError as error:
-        raise SuiteError(f"suite {path}: {error.strerror}") from error
+        raise SuiteError(f"suite {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise SuiteError(f"suite {path}: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rematbench.record import Record
+from rematbench.record import Finite, Record, Whole
 
 Phase = Literal["forward", "backward", "optimizer"]
 Kind = Literal["kept", "recomputed", "gradients", "transient", "optimizer"]
@@ -24,7 +24,7 @@ class Share(Record):
 
     kind: Kind
     block: str
-    bytes: int
+    bytes: Whole
 
 
 class Timeline(Record):
@@ -37,7 +37,7 @@ class Timeline(Record):
         recomputed: block, start and end of each call in backward.
     """
 
-    time_s: tuple[float, ...]
-    live_bytes: tuple[int, ...]
-    phases: dict[Phase, tuple[float, float]]
-    recomputed: tuple[tuple[str, float, float], ...] = ()
+    time_s: tuple[Finite, ...]
+    live_bytes: tuple[Whole, ...]
+    phases: dict[Phase, tuple[Finite, Finite]]
+    recomputed: tuple[tuple[str, Finite, Finite], ...] = ()
