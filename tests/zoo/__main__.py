@@ -68,10 +68,14 @@ def _arguments() -> argparse.Namespace:
 
 
 def _chosen(patterns: Sequence[str]) -> list[Network]:
+    """Return the networks that match; libraries take turns, so that a run that is ended early has some of each."""
     chosen = [each for name, each in NETWORKS.items() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     if not chosen:
         raise SystemExit(f"no network is called {' or '.join(patterns)}: --list says which there are")
-    return chosen
+    libraries: dict[str, list[Network]] = {}
+    for each in chosen:
+        libraries.setdefault(each.library, []).append(each)
+    return sorted(chosen, key=lambda each: libraries[each.library].index(each))
 
 
 def _is_known(row: Row | None, commit: str, quick: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -142,7 +143,7 @@ class Recommender(nn.Module):
         lowest = self.bottom(dense)
         features = torch.stack([lowest, *(bag(chosen[:, at]) for at, bag in enumerate(self.embeddings))], dim=1)
         products = features @ features.transpose(1, 2)
-        rows, columns = torch.tril_indices(9, 9, offset=-1)
+        rows, columns = torch.tril_indices(9, 9, offset=-1).unbind()
         return self.top(torch.cat([lowest, products[:, rows, columns]], dim=1))
 
 
@@ -183,7 +184,7 @@ class Critic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         sizes = [3, 16, 32, 32, 64]
-        pairs = zip(sizes, sizes[1:], strict=False)
+        pairs = pairwise(sizes)
         self.layers = nn.Sequential(
             *(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.LeakyReLU(0.2)) for a, b in pairs)
         )
@@ -572,7 +573,8 @@ class Layers(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
+        pairs: Any = self.layers
+        for attention, feed_forward in pairs:
             x = attention(x) + x
             x = feed_forward(x) + x
         return self.norm(x)
@@ -732,17 +734,14 @@ class Pyramid(nn.Module):
         super().__init__()
         sizes = [3, 16, 32, 64]
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU(True))
-            for a, b in zip(sizes, sizes[1:], strict=False)
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU(True)) for a, b in pairwise(sizes)
         )
         self.lateral = nn.ModuleList(nn.Conv2d(size, 16, 1) for size in sizes[1:])
         self.heads = nn.ModuleList(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(True)) for _ in range(3))
         self.shared = nn.Conv2d(16, 4, 3, padding=1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        levels = []
-        for stage in self.stages:
-            levels.append(x := stage(x))
+        levels = [x := stage(x) for stage in self.stages]
         top: Tensor | None = None
         found = []
         for lateral, head, level in zip(self.lateral, self.heads, levels, strict=True):

@@ -1,4 +1,4 @@
-"""What a network of the zoo is: a factory as rematbench takes it, with what it stands for and how it checkpoints itself.
+"""What a network of the zoo is: a factory as rematbench takes it, what it stands for and how it checkpoints itself.
 
 `@network(...)` makes the factory that `rematbench run --model tests/zoo/by_hand.py:flow` is given. Behind it
 `?own=true` switches on the checkpointing of the network's own library. Nothing is downloaded: every network is built

@@ -17,11 +17,16 @@ _TEXTS = ("network", "library", "kinds", "own", "commit", "status", "message", "
 _COUNTS = ("static_bytes", "plain_peak_bytes", "own_peak_bytes")
 _SECONDS = ("plain_step_s", "plan_s", "seconds")
 
-COLUMNS: dict[str, type] = (
-    dict.fromkeys(_TEXTS, str)
-    | dict.fromkeys(_COUNTS, int)
+
+def _all(names: Iterable[str], kind: Any) -> dict[str, Any]:
+    return dict.fromkeys(names, kind)
+
+
+COLUMNS: dict[str, Any] = (
+    _all(_TEXTS, str)
+    | _all(_COUNTS, int)
     | {"own_message": str}
-    | dict.fromkeys(_SECONDS, float)
+    | _all(_SECONDS, float)
     | {
         f"{name}_{what}": kind
         for name in BY_HAND

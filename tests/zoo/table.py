@@ -20,12 +20,12 @@ _EXACT = 0.01
 
 def best_by_hand(row: Row) -> tuple[str, int] | None:
     """Return the placement by hand with the lowest peak whose gradients are not `different`, and that peak."""
-    peaks = [
-        (row[f"{name}_peak_bytes"], name)
+    peaks = {
+        name: row[f"{name}_peak_bytes"]
         for name in BY_HAND
         if row[f"{name}_peak_bytes"] is not None and not (row[f"{name}_verdict"] or "").startswith("different")
-    ]
-    return (best := min(peaks))[::-1] if peaks else None  # type: ignore[return-value]
+    }
+    return min(peaks.items(), key=lambda found: found[1]) if peaks else None
 
 
 def is_too_small(row: Row, prefix: str) -> bool:

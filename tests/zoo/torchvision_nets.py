@@ -43,7 +43,7 @@ def resnet50() -> Made:
     "in-place activation",
     "in-place view",
     "skips",
-    own=lambda model: [setattr(layer, "memory_efficient", True) for layer in model.modules() if _is_dense(layer)],
+    own=lambda model: _save_memory(model),
     own_call="memory_efficient=True",
 )
 def densenet() -> Made:
@@ -51,8 +51,10 @@ def densenet() -> Made:
     return model, (images(),)
 
 
-def _is_dense(layer: nn.Module) -> bool:
-    return hasattr(layer, "memory_efficient")
+def _save_memory(model: nn.Module) -> None:
+    for layer in model.modules():
+        if hasattr(layer, "memory_efficient"):
+            layer.memory_efficient = True
 
 
 @vision("parallel branches", "auxiliary head", "stages by name")
