@@ -8,18 +8,19 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tests.zoo.catalogue import NETWORKS
-from tests.zoo.measuring import ROOT
+from tests.zoo.measuring import ROOT, carry_out
 from tests.zoo.network import Network
 from tests.zoo.results import COLUMNS, Row, read, write
 from tests.zoo.table import causes, markdown, summary
@@ -37,10 +38,12 @@ def main() -> int:
     file = arguments.out / "zoo.csv"
     rows = read(file)
     commit = _commit()
+    limits = Limits(seconds=arguments.timeout, memory_gib=arguments.memory_gib)
+    _preload(chosen)
     try:
         for network in chosen if not arguments.table else ():
-            if arguments.again or not _is_known(rows.get(network.name), commit, arguments.quick):
-                rows[network.name] = _measured(network, commit, arguments)
+            if arguments.again or not is_known(rows.get(network.name), commit, arguments.quick):
+                rows[network.name] = _measured(network, commit, arguments.out, limits, quick=arguments.quick)
                 write(file, [rows[name] for name in NETWORKS if name in rows])
                 print(_said(rows[network.name]), flush=True)
     except KeyboardInterrupt:
@@ -78,7 +81,7 @@ def _chosen(patterns: Sequence[str]) -> list[Network]:
     return sorted(chosen, key=lambda each: libraries[each.library].index(each))
 
 
-def _is_known(row: Row | None, commit: str, quick: bool) -> bool:
+def is_known(row: Row | None, commit: str, quick: bool) -> bool:
     if row is None or row["commit"] != commit or commit.endswith("+") or row["status"] == "not installed":
         return False
     return quick or row["plan_s"] is not None or row["status"] != "ok"
@@ -92,43 +95,69 @@ def _commit() -> str:
     return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
 
 
-def _measured(network: Network, commit: str, arguments: argparse.Namespace) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one network may take; `memory_gib` is of its address space."""
+
+    seconds: float
+    memory_gib: float
+
+
+def _measured(network: Network, commit: str, folder: Path, limits: Limits, *, quick: bool) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"network": network.name, "library": network.library, "kinds": "; ".join(network.kinds), "commit": commit}
-    row |= {"own": network.own_call or None, "measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    row |= {"own": network.own_call, "measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
     if network.missing:
-        return row | {"status": "not installed", "message": f"{network.missing} is not installed"}
-    row |= _in_a_process(network, arguments)
+        row |= {"status": "not installed", "message": f"{network.missing} is not installed"}
+    else:
+        row |= in_a_process(network, folder, limits, quick=quick)
     return {name: value if value != "" else None for name, value in row.items()}
 
 
-def _in_a_process(network: Network, arguments: argparse.Namespace) -> dict[str, Any]:
-    logs = arguments.out / "logs"
+def in_a_process(network: Network, folder: Path, limits: Limits, *, quick: bool) -> dict[str, Any]:
+    """Return the cells that a process of its own finds, however it ends; what it prints goes to `logs/` in a folder.
+
+    The process is forked from one that has imported the libraries and run nothing: importing takes longer than most
+    networks do.
+    """
+    logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, (logs / f"{network.name}.log").open("w") as log:
-        file = Path(folder) / "found.json"
-        command = [sys.executable, "-m", "tests.zoo.measuring", network.name, str(file)]
-        command += [f"--memory-gib={arguments.memory_gib}", *(["--quick"] if arguments.quick else [])]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-        try:
-            code = process.wait(arguments.timeout)
-            ended = {"status": "killed", "message": f"the process ended with {code}"}
-        except subprocess.TimeoutExpired:
-            ended = {"status": "timeout", "message": f"not done after {arguments.timeout:g} s"}
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        return ended | (json.loads(file.read_text()) if file.exists() else {}) | _undone(file)
+    with tempfile.TemporaryDirectory() as aside:
+        file = Path(aside) / "found.json"
+        given = (network.name, file, logs / f"{network.name}.log", limits.memory_gib, quick)
+        process = _SERVER.Process(target=carry_out, args=given)
+        process.start()
+        process.join(limits.seconds)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            ended = {"status": "timeout", "message": f"not done after {limits.seconds:g} s"}
+        else:
+            ended = {"status": "killed", "message": f"the process ended with {process.exitcode}"}
+        found = json.loads(file.read_text()) if file.exists() else {}
+    # A process that reached its end has said how it went by itself.
+    return found if "status" in found else {**found, **ended}
 
 
-def _undone(file: Path) -> dict[str, Any]:
-    """Take the message of a process that did not reach its end back where it did."""
-    found = json.loads(file.read_text()) if file.exists() else {}
-    return {"message": found.get("message")} if "status" in found else {}
+_SERVER = multiprocessing.get_context("forkserver")
+
+
+def _preload(networks: Sequence[Network]) -> None:
+    """Say what the server of processes imports before it forks any; what is missing it passes over."""
+    libraries = {each.library for each in networks if not each.missing}
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    wanted = [module for library in sorted(libraries) for module in _HEAVY.get(library, ())]
+    _SERVER.set_forkserver_preload(["tests.zoo.measuring", "tests.zoo.declared", "torch._dynamo", *wanted])
+
+
+_HEAVY = {
+    "torchvision": ("torchvision",),
+    "timm": ("timm",),
+    "transformers": ("transformers.models.llama.modeling_llama",),
+    "diffusers": ("diffusers.models.unets.unet_2d_condition",),
+    "peft": ("transformers.models.llama.modeling_llama", "peft"),
+    "torch_geometric": ("torch_geometric.nn",),
+}
 
 
 def _said(row: Row) -> str:

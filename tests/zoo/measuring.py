@@ -1,14 +1,14 @@
 """One network measured in this process: plain, by hand, by its own library, and planned; written down as it is known.
 
-`python -m tests.zoo.measuring NAME FILE` is what `python -m tests.zoo` starts for each network. What is in the file
-when the process is ended, at its limit of time or of memory, is kept.
+`python -m tests.zoo` starts a process for each network. What is in its file when it is ended, at its limit of time or
+of memory, is kept.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
+import os
 import resource
 import time
 import traceback
@@ -37,15 +37,18 @@ from rematbench.workload.building import build, static_bytes
 BY_HAND = ("each", "each-but-last", "sqrt", "segments:2", "nested:2")
 """What people place by hand."""
 
-PLANS = {"least": "frontier:1/2", "plan60": "plan:60%/step"}
-"""By the columns' prefix: the least peak a plan reaches, and the fastest plan at 60 % of the plain step's peak."""
+PLANS = {"least": "frontier:1/2", "plan60": "plan-flops:60%/step"}
+"""By the columns' prefix: the least peak a plan reaches, and the plan at 60 % of the plain step's peak.
+
+Of the fewest FLOPs, which no noise touches: the table is the same each time.
+"""
 
 ROOT = Path(__file__).parents[2]
 _CPU = torch.device("cpu")
 _TIMED = 3
 
 
-class _Found:
+class Found:
     """What is known so far, in a file that is whole at any time."""
 
     def __init__(self, file: Path) -> None:
@@ -83,7 +86,7 @@ class _Planning:
         return self._planner.plan_by_ckptplan(goal)
 
 
-def measure(network: Network, found: _Found, *, quick: bool) -> None:
+def measure(network: Network, found: Found, *, quick: bool) -> None:
     """Measure all there is to know of a network; `quick` leaves the plans out."""
     session = _session(network)
     gc.freeze()  # as a worker does: a collection before each pass need not look at what libraries left behind
@@ -163,31 +166,22 @@ def _verdict(equality: Equality | None) -> str:
     return ", ".join([equality.gradients, *(f"{name} differ" for name, same in others.items() if same == "different")])
 
 
-def main() -> None:
-    """Measure the network named on the command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("network")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--memory-gib", type=float, default=8.0)
-    arguments = parser.parse_args()
-    limit = int(arguments.memory_gib * 2**30)
+def carry_out(name: str, file: Path, log: Path, memory_gib: float, quick: bool) -> None:
+    """Measure a network in this process, which does nothing else, and say in the end how it went."""
+    limit = int(memory_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    with log.open("w") as printed:
+        os.dup2(printed.fileno(), 1)
+        os.dup2(printed.fileno(), 2)
     torch.set_num_threads(1)
-    network = NETWORKS[arguments.network]
-    found = _Found(arguments.file)
-    start = time.perf_counter()
+    network, found, start = NETWORKS[name], Found(file), time.perf_counter()
     try:
         with user_imports(ROOT, network.reference):
-            measure(network, found, quick=arguments.quick)
-        found.add(status="ok")
+            measure(network, found, quick=quick)
+        how = {"status": "ok"}
     except Exception as error:
         traceback.print_exc()
         out_of_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
         why = f"more than {format_bytes(limit)} asked for" if out_of_memory else f"{type(error).__name__}: {error}"
-        found.add(status="error", message=" ".join(why.split())[:600])
-    found.add(seconds=time.perf_counter() - start)
-
-
-if __name__ == "__main__":
-    main()
+        how = {"status": "error", "message": " ".join(why.split())[:600]}
+    found.add(seconds=time.perf_counter() - start, **how)

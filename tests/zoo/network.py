@@ -154,12 +154,12 @@ def _wake(module: nn.Module) -> None:
 
 def package(name: str) -> Any:
     """Import a package of which no types are known; ImportError says which is missing."""
-    _declare_operators()  # most packages import torchvision when it is there
+    declare_operators()  # most packages import torchvision when it is there
     return import_module(name)
 
 
 @functools.cache
-def _declare_operators() -> None:
+def declare_operators() -> None:
     """Let torchvision be imported beside a torch that its operators were not built for.
 
     Its wheel on PyPI is built for CUDA. Beside a CPU build of torch its library does not load, and the import ends at

@@ -45,7 +45,7 @@ COLUMNS: dict[str, Any] = (
 """Every column with its type: `_bytes` of a peak are above the start of the step, `_s` are seconds.
 
 `<placement>_message` and `<plan>_message` are the sentence in place of a peak; `least` is the least peak that a plan
-reaches and `plan60` the fastest plan at 60 % of the plain step's peak; `plan_s` is what planning both took.
+reaches and `plan60` the plan at 60 % of the plain step's peak; `plan_s` is what planning both took.
 """
 
 

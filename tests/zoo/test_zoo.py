@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import torch
 from tests.zoo import __main__ as command
 from tests.zoo import results
 from tests.zoo.catalogue import NETWORKS
-from tests.zoo.measuring import BY_HAND, PLANS, ROOT
+from tests.zoo.measuring import BY_HAND, PLANS, ROOT, Found, measure
 from tests.zoo.network import KINDS, Network
 from tests.zoo.table import best_by_hand, causes, is_too_small, markdown, prediction_error, summary
 
@@ -42,6 +40,7 @@ def losses(network: Network, **arguments: Any) -> list[torch.Tensor]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func imports it
 @pytest.mark.parametrize("name", [*ALWAYS, *SMALL])
 def test_a_network_steps_alike_twice(name: str) -> None:
     first, second = losses(NETWORKS[name])
@@ -125,17 +124,27 @@ def test_the_page_names_every_network_and_what_refused_it() -> None:
     assert "too little" in page
 
 
-def test_one_network_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
-    """The command, but for the plans: a row with its peaks, and nothing measured twice at one commit."""
-    run = [sys.executable, "-m", "tests.zoo.measuring", "torch.conv_silu", str(tmp_path / "found.json"), "--quick"]
-    subprocess.run(run, cwd=ROOT, check=True, capture_output=True)
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["status"] == "ok"
-    assert found["plain_peak_bytes"] > 2**20
-    assert all(found.get(f"{name}_peak_bytes") or found[f"{name}_message"] for name in BY_HAND)
-    assert not any(f"{prefix}_peak_bytes" in found for prefix in PLANS)
-    assert set(found) <= set(results.COLUMNS)
-    known = row("torch.conv_silu", found | {"commit": "0123"})
-    assert command._is_known(known, "0123", quick=True)
-    assert not command._is_known(known, "0123", quick=False)
-    assert not command._is_known(known, "4567", quick=True)
+def test_what_is_measured_of_a_network_is_what_the_columns_say(tmp_path: Path) -> None:
+    """But for the plans; what is known so far is in a file the moment it is known."""
+    found = Found(tmp_path / "found.json")
+    measure(NETWORKS["torch.conv_silu"], found, quick=True)
+    assert found.cells == json.loads((tmp_path / "found.json").read_text())
+    assert found.cells["plain_peak_bytes"] > 2**20
+    assert all(found.cells.get(f"{name}_peak_bytes") or found.cells[f"{name}_message"] for name in BY_HAND)
+    assert not any(f"{prefix}_peak_bytes" in found.cells for prefix in PLANS)
+    assert set(found.cells) <= set(results.COLUMNS)
+
+
+def test_a_network_is_known_at_the_commit_that_it_was_measured_at() -> None:
+    known = row("torch.flow", {"commit": "0123", "plain_peak_bytes": 1})
+    assert command.is_known(known, "0123", quick=True)
+    assert not command.is_known(known, "0123", quick=False)
+    assert command.is_known(known | {"plan_s": 1.0}, "0123", quick=False)
+    assert not command.is_known(known, "4567", quick=True)
+    assert not command.is_known(known | {"commit": "0123+"}, "0123+", quick=True)
+
+
+def test_a_process_that_does_not_end_is_a_row_that_says_so(tmp_path: Path) -> None:
+    limits = command.Limits(seconds=0.05, memory_gib=8.0)
+    found = command.in_a_process(NETWORKS["torch.flow"], tmp_path, limits, quick=True)
+    assert found == {"status": "timeout", "message": "not done after 0.05 s"}
