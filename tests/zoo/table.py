@@ -142,7 +142,8 @@ _EXPLAINED = """## Every network
 Peaks are MiB above the start of the step. Best by hand is the lowest of `each`, `each-but-last`, `sqrt`, `segments:2`
 and `nested:2` that does not change gradients; own is the library's own checkpointing, switched on. Least is the least
 peak of a plan (`frontier:1/2`), 60 % the plan of fewest FLOPs within that share of the plain step's peak
-(`plan-flops:60%/step`), each with what was predicted beside it. Verdicts are of the least plan and of the one at 60 %, where they differ. Steps
+(`plan-flops:60%/step`), each with what was predicted beside it. *Too little* stands where neither a plan nor a
+placement by hand gets below 60 %, and the plan says so. The verdict is of both plans, of each where they differ. Steps
 are the seconds of planning both over those of a plain step."""
 
 _COLUMNS = (

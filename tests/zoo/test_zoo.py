@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 ALWAYS = [name for name, each in NETWORKS.items() if each.library == "torch" and name != "torch.compiled_blocks"]
 """`compiled_blocks` imports the compiler, which takes longer than all the others."""
 
-SMALL = ["transformers.llama", "transformers.albert", "transformers.t5", "diffusers.dit", "diffusers.unet"]
+SMALL = ["transformers.llama", "transformers.albert", "transformers.t5", "diffusers.dit"]
 
 
 def losses(network: Network, **arguments: Any) -> list[torch.Tensor]:
