@@ -101,10 +101,11 @@ def causes(rows: Iterable[Row]) -> list[tuple[str, list[tuple[str, str, str]]]]:
 
 def _cause(text: str) -> str:
     """Cut a sentence down to what does not depend on the network: paths, numbers and names are left out."""
-    text = re.sub(r"^(frontier|plan)\S*: |^measuring: ", "", text)
-    text = re.sub(r"'[^']*'|\"[^\"]*\"", "…", text)
-    text = re.sub(r"\b[\w]+(\.[\w\[\]:]+)+|\b\w+\[[\d:]*\]|[\d.,]+( [KMG]iB| B)?|\b\w+_\w+\b", "…", text)
-    return re.sub(r"\W*…[…\s,]*", " … ", text).strip()[:110]
+    text = re.sub(r"^((frontier|plan)\S*: |measuring: )*", "", text)
+    text = re.sub(r"^(\w+Error: )?[\w.\[\]]+: ", r"\1… ", text)
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|(?<=set by )\S+|(?<=region before )\S+|^\S+(?= has only)", "…", text)
+    text = re.sub(r"\b\w+(\.[\w\[\]:]+)+|\b\w+\[[\d:]*\]|(?<!\w)[\d.,]+( [KMG]iB| B)?|\b\w+_\w+\b", "…", text)
+    return re.sub(r"[\s,]*…[…\s,]*", " … ", text).strip()[:110]
 
 
 def markdown(rows: Collection[Row]) -> str:
@@ -126,7 +127,7 @@ def _refusals(row: Row) -> Iterable[tuple[str, str]]:
     if row["status"] != "ok":
         yield "plain step", row["message"] or row["status"]
     for prefix, called in (("least", "least peak"), ("plan60", "60 %")):
-        if row[f"{prefix}_message"]:
+        if row[f"{prefix}_message"] and not is_too_small(row, prefix):
             yield called, row[f"{prefix}_message"]
 
 
@@ -140,11 +141,11 @@ any one like a model of yours."""
 _EXPLAINED = """## Every network
 
 Peaks are MiB above the start of the step. Best by hand is the lowest of `each`, `each-but-last`, `sqrt`, `segments:2`
-and `nested:2` that does not change gradients; own is the library's own checkpointing, switched on. Least is the least
-peak of a plan (`frontier:1/2`), 60 % the plan of fewest FLOPs within that share of the plain step's peak
-(`plan-flops:60%/step`), each with what was predicted beside it. *Too little* stands where neither a plan nor a
-placement by hand gets below 60 %, and the plan says so. The verdict is of both plans, of each where they differ. Steps
-are the seconds of planning both over those of a plain step."""
+and `nested:2` that does not change gradients (batch norm may count twice); own is the library's own checkpointing,
+switched on. Least is the least peak of a plan (`frontier:1/2`), 60 % the plan of fewest FLOPs within that share of the
+plain step's peak (`plan-flops:60%/step`), each with what was predicted beside it. *Too little* stands where neither a
+plan nor a placement by hand gets below 60 %, and the plan says so. The verdict is of both plans, of each where they
+differ. Steps are the seconds of planning both over those of a plain step."""
 
 _COLUMNS = (
     "network",
