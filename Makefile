@@ -54,6 +54,14 @@ $(VENV)/.docs: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
+.PHONY: zoo
+zoo: $(VENV)/.zoo ## measure the networks of tests/zoo and write docs/zoo.md; an hour. ONLY='timm.*' does some
+	$(BIN)/python -m tests.zoo $(foreach pattern,$(ONLY),--only '$(pattern)')
+
+$(VENV)/.zoo: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[zoo]'
+	@touch $@
+
 .PHONY: speed
 speed: setup ## benchmark the harness itself with pytest-benchmark
 	$(BIN)/python -m pytest benchmarks --benchmark-only -s
