@@ -6,12 +6,12 @@ import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
-from rematbench.measuring.equality import Outcome, compare, outcome_of, unsteadiness
+from rematbench.measuring.equality import Outcome, compare, outcome_of, sharing, unsteadiness
 from rematbench.measuring.flops import REFUSAL, FlopCount, FlopMeter
 from rematbench.measuring.meter import Meter, meter_for
 from rematbench.measuring.state import State
@@ -21,11 +21,18 @@ from rematbench.placing.parts import is_compiled, marked
 from rematbench.records.measurement import Equality, Flops, Memory
 from rematbench.traces.replay import Reading
 from rematbench.traces.timeline import Phase, Timeline
+from rematbench.traces.trace import AllocationTrace
 from rematbench.workload.building import static_bytes
-from rematbench.workload.devices import clock_for
+from rematbench.workload.devices import clock_for, is_accelerator
 from rematbench.workload.step import Workload, clear_gradients, training_step
 
 PASSES = 2
+PLAIN_STEPS = {False: 2, True: 5}
+"""How many plain steps are compared with each other, by whether they run on an accelerator.
+
+Kernels there add in no fixed order, and two steps tell too little of that: where one gradient is noisy, a third one is
+further from the first than the second in every other case. On a processor plain steps do not differ.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +71,19 @@ class Session:
         self._meter = meter or meter_for(device)
         self._clock = clock_for(device)
         self._start = State(workload, device)
-        self._plain: tuple[Outcome, Outcome] | None = None
+        self._plain: tuple[Outcome, ...] = ()
         self._plain_flops: int | None = None
         self._readings: dict[tuple[object, ...], list[Reading]] = {}
 
     def keep_plain(self) -> None:
-        """Run the plain step twice, to compare with and to know its noise, after one that is discarded."""
+        """Run the plain step twice, to compare with and to know its noise, after one that is discarded.
+
+        On an accelerator it is run five times (`PLAIN_STEPS`).
+        """
         self._outcome()
-        self._plain = self._outcome(), self._outcome()
+        first = self._outcome()
+        again = range(PLAIN_STEPS[is_accelerator(self._device)] - 1)
+        self._plain = first, *(sharing(first, self._outcome()) for _ in again)
         flops = self._flops()
         self._plain_flops = flops.total if flops else None
 
@@ -90,7 +102,7 @@ class Session:
         compile_s = self.timed_step(placement) - self.timed_step(placement) if compiled else None
         with applied(self.workload.module, placement) as handle:
             outcome = self._outcome()
-            equality = compare(*self._plain, outcome) if self._plain else None
+            equality = self._compared(outcome)
             # Under a dispatch mode, which counting needs, compiled code would run as if it were not.
             flops = None if compiled else self._flops()
         readings = self.readings(placement)
@@ -104,6 +116,12 @@ class Session:
             timeline=_worst(readings).timeline,
             compile_s=compile_s,
         )
+
+    def _compared(self, outcome: Outcome) -> Equality | None:
+        if not self._plain:
+            return None
+        plain, again, *further = self._plain
+        return compare(plain, again, outcome, further=further)
 
     def timed_step(self, placement: Placement) -> float:
         """Return the seconds of one step under a placement; applying and removing it are not counted."""
@@ -133,18 +151,31 @@ class Session:
             self._readings[key] = self._metered(placement, every)
         return self._readings[key]
 
+    def trace(self, placement: Placement) -> AllocationTrace | None:
+        """Return what one step under a placement allocated and freed; None where the meter cannot tell."""
+        with applied(self.workload.module, placement), marked(self.workload.module, self._meter.block):
+            self.fresh()
+            training_step(self.workload)
+            return self._read().trace
+
     def _metered(self, placement: Placement, every: bool) -> list[Reading]:
-        readings = []
         model, mark = self.workload.module, self._meter.block
         # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself. Nothing stands
         # in front of what is to be compiled, or dynamo would compile that in.
         inside = marked(model, mark, every=every) if placement.compile_budget is None else nullcontext()
         with inside, applied(model, placement), marked(model, mark):
-            for _ in range(PASSES):
+            if is_accelerator(self._device):
+                # Discarded: plans of cuDNN and workspaces of cuBLAS are per thread, and what a region recomputes runs
+                # in autograd's, where the plain step has never run it.
                 self.fresh()
-                gc.collect()  # so that what a reference cycle keeps is there, or gone, in every pass alike
-                readings.append(self._meter.read(lambda phases: training_step(self.workload, phases)))
-        return readings
+                training_step(self.workload)
+            # The lifetimes are not kept: a planner reads hundreds of steps, and the collector would look at them all.
+            return [replace(self._read(), trace=None) for _ in range(PASSES)]
+
+    def _read(self) -> Reading:
+        self.fresh()
+        gc.collect()  # so that what a reference cycle keeps is there, or gone, in every pass alike
+        return self._meter.read(lambda phases: training_step(self.workload, phases))
 
     def _memory_of(self, readings: list[Reading], *, inside: bool) -> Memory:
         """Sum up what was read; by block only where the inside of the model could be watched."""
@@ -156,7 +187,10 @@ class Session:
             held_bytes=worst.held_bytes,
             phase_peak_bytes=worst.phase_peak_bytes,
             passes_peak_bytes=tuple(reading.peak_bytes for reading in readings),
+            allocated_bytes=worst.allocated_bytes,
+            active_bytes=worst.active_bytes,
             reserved_bytes=worst.reserved_bytes,
+            device_used_bytes=worst.device_used_bytes,
             held_by_block=worst.held_by_block if inside else None,
             at_peak=worst.at_peak if inside else (),
         )

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from rematbench.errors import PlacementError
+from rematbench.measuring.capped import CappedRun, capped_run
 from rematbench.measuring.session import Session
 from rematbench.placement.goal import Goal, Objective
 from rematbench.placement.placement import Placement
@@ -30,6 +31,7 @@ from rematbench.solver.simulate import simulate
 from rematbench.solver.solve import LONG, frontier
 from rematbench.units import format_bytes
 from rematbench.workload.building import static_bytes
+from rematbench.workload.devices import is_out_of_memory, release_cached
 
 _TRIES = 8
 """How many points predicted above the budget are measured at most."""
@@ -61,6 +63,7 @@ class Planner:
         self._given = profiled
         self._frontiers: dict[Objective, tuple[UnitChain, tuple[Schedule, ...]]] = {}
         self._refused: dict[tuple[UnitRegion, ...], str] = {}
+        self._capped_runs: dict[tuple[tuple[UnitRegion, ...], int], CappedRun | None] = {}
 
     @cached_property
     def profile(self) -> Profile:
@@ -96,10 +99,10 @@ class Planner:
         chain, schedules = self.frontier(goal.minimise)
         budget = self._budget(goal, static, schedules)
         predicted = [self.predicted_peak_bytes(schedule) for schedule in schedules]
-        fitting = _Search(predicted, budget, lambda at: self.measured_peak_bytes(schedules[at]))
+        fitting = _Search(predicted, budget, lambda at: self._peak_within(schedules[at], budget))
         at = fitting.best()
         if at is None:
-            raise PlacementError(self._infeasible(goal, static, chain, schedules))
+            raise PlacementError(self._infeasible(goal, static, chain, schedules, budget))
         chosen, more_tries = self._or_even(chain, schedules[at], budget)
         facts = PlanFacts(
             minimise=goal.minimise,
@@ -114,6 +117,7 @@ class Planner:
             plain_cost=sum(unit.forward_cost for unit in chain.units),
             predicted_ratio=self._predicted_ratio(goal, chosen),
             tries=fitting.tries + more_tries,
+            reserved_bytes=run.reserved_bytes if (run := self._capped(chosen, budget)) else None,
             below=_point([point for point in schedules if point.cost > chosen.cost], -1),
             above=_point([point for point in schedules if point.cost < chosen.cost], 0),
         )
@@ -138,7 +142,7 @@ class Planner:
         near = [cut for cut in sorted(cuts) if cut[0] < chosen.cost and cut[1] <= budget * (1 + 2 * _SLACK)]
         for tries, (cost, peak, regions) in enumerate(near[:_TRIES], start=1):
             schedule = Schedule(regions=regions, peak_bytes=peak, cost=cost)
-            if self.measured_peak_bytes(schedule) <= budget:
+            if self._peak_within(schedule, budget) <= budget:
                 return schedule, tries
         return chosen, len(near[:_TRIES])
 
@@ -169,7 +173,28 @@ class Planner:
                 return self._session.peak_bytes(self._candidate(schedule.regions))
             except PlacementError as error:  # this candidate is no plan; another one may be
                 self._refused[schedule.regions] = str(error)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._refused[schedule.regions] = "it runs out of memory"
+            # Once the error is gone, which holds the frames of half a step and all that they hold.
+            self._session.fresh()
+            release_cached(self._device)
         return math.inf
+
+    def _peak_within(self, schedule: Schedule, budget: int) -> float:
+        """Return the measured peak; infinite where a device that can be held to the budget cannot run it within."""
+        peak = self.measured_peak_bytes(schedule)
+        if peak <= budget and (run := self._capped(schedule, budget)) and not run.ran:
+            return math.inf
+        return peak
+
+    def _capped(self, schedule: Schedule, budget: int) -> CappedRun | None:
+        """Run a step that fits as measured in no more than the budget, once; None where that cannot be done."""
+        key = schedule.regions, budget
+        if key not in self._capped_runs:
+            self._capped_runs[key] = capped_run(self._session, self._device, self._candidate(schedule.regions), budget)
+        return self._capped_runs[key]
 
     def _candidate(self, regions: Iterable[UnitRegion], name: str = "", fingerprint: str | None = None) -> Placement:
         """Write regions of units as a placement; without a fingerprint, applying it need not look at all of the model.
@@ -190,10 +215,15 @@ class Planner:
     def _last_refusal(self) -> str:
         return next(reversed(self._refused.values()))
 
-    def _infeasible(self, goal: Goal, static: int, chain: UnitChain, schedules: Sequence[Schedule]) -> str:
+    def _infeasible(self, goal: Goal, static: int, chain: UnitChain, schedules: Sequence[Schedule], budget: int) -> str:
         least = self.measured_peak_bytes(schedules[0])
         if least == math.inf:
             return f"{goal.name}: no placement fits; the leanest found cannot be run: {self._last_refusal}"
+        if least <= budget:
+            return (
+                f"{goal.name}: no placement fits; the leanest peaks at {format_bytes(int(least))}, but its memory "
+                f"lies in pieces: it does not run where the allocator may take {format_bytes(budget)}"
+            )
         unit = self.profile.units[simulate(chain, schedules[0].regions).peak_unit]
         whole = "" if goal.of_step else f", {format_bytes(int(least) + static)} with what is there before it"
         refusal = unit.refusals.get(NOTHING)

@@ -14,7 +14,7 @@ from rematbench.placing.apply import applied
 from rematbench.placing.outline import outline
 from rematbench.suite.suite import Job
 from rematbench.workload.building import build
-from rematbench.workload.devices import clock_for, find_device
+from rematbench.workload.devices import clock_for, find_device, random_state_kept, use_device
 from rematbench.workload.step import clear_gradients, training_step
 
 
@@ -58,7 +58,8 @@ def ready_step(job: Job) -> Iterator[ReadyStep]:
 @contextmanager
 def _as_found(device: torch.device, threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with random_state_kept(device):
+        use_device(device)
         torch.set_num_threads(threads or before)
         try:
             yield
