@@ -144,8 +144,9 @@ def _probe(order: ProbeOrder, say: Say) -> None:
     device = find_device(order.device)
     use_device(device)
     facts = Device(name=str(device), capacity_bytes=capacity_bytes(device))
+    seen = self_test(meter_for(device), device)  # first, as it also makes a GPU ready to be asked
     notices = (others_notice(device), accelerator_notice() if order.device == "auto" else "")
-    meter = "; ".join([self_test(meter_for(device), device), *filter(None, notices)])
+    meter = "; ".join(filter(None, (seen, *notices)))
     say(Probed(device=facts, environment=environment_of(device, Path.cwd()), meter=meter))
 
 
