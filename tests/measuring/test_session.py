@@ -1,5 +1,7 @@
 """A session on real models: what it finds for hazards whose outcome is known, and that it leaves no trace."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -292,3 +294,25 @@ def test_weights_and_optimizer_state_are_kept_in_host_memory(monkeypatch: pytest
         kept = state.State(Workload(module=module, batch=(), optimizer=optimizer), torch.device("cuda", 0))
         devices = [(tensor.device.type, copy.device.type) for tensor, copy in kept._tensors]
     assert devices == [("cuda", "cpu")] * 3
+
+
+COLD = """
+from pathlib import Path
+import torch
+from rematbench.measuring.session import Session
+from rematbench.placement.registry import parse_strategy
+from rematbench.placing.outline import outline
+from rematbench.suite.model_ref import ModelRef
+from rematbench.workload.building import build
+
+cpu = torch.device("cpu")
+session = Session(build(ModelRef.parse("plain.mlp", Path.cwd(), batch=8), cpu, seed=0), cpu)
+print(*(each.peak_bytes for each in session.readings(parse_strategy("each").resolve(outline(session.workload.module)))))
+"""
+
+
+def test_the_first_regions_that_a_process_runs_are_metered_as_all_later_ones() -> None:
+    """A first recomputation keeps a tensor for longer; a planner may meter a placement that was never run."""
+    done = subprocess.run([sys.executable, "-P", "-c", COLD], capture_output=True, text=True, check=True)
+    first, second = done.stdout.split()
+    assert first == second

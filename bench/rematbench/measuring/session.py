@@ -73,6 +73,7 @@ class Session:
         self._start = State(workload, device)
         self._plain: tuple[Outcome, ...] = ()
         self._plain_flops: int | None = None
+        self._has_recomputed = False
         self._readings: dict[tuple[object, ...], list[Reading]] = {}
 
     def keep_plain(self) -> None:
@@ -164,9 +165,11 @@ class Session:
         # in front of what is to be compiled, or dynamo would compile that in.
         inside = marked(model, mark, every=every) if placement.compile_budget is None else nullcontext()
         with inside, applied(model, placement), marked(model, mark):
-            if is_accelerator(self._device):
+            if is_accelerator(self._device) or (placement.regions and not self._has_recomputed):
                 # Discarded: plans of cuDNN and workspaces of cuBLAS are per thread, and what a region recomputes runs
-                # in autograd's, where the plain step has never run it.
+                # in autograd's, where the plain step has never run it. On a processor too the first recomputation
+                # keeps a tensor for longer, at whatever torch does once.
+                self._has_recomputed = self._has_recomputed or bool(placement.regions)
                 self.fresh()
                 training_step(self.workload)
             # The lifetimes are not kept: a planner reads hundreds of steps, and the collector would look at them all.
