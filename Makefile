@@ -63,7 +63,7 @@ speed: setup ## benchmark the harness itself with pytest-benchmark
 
 .PHONY: gpu-evidence
 gpu-evidence: ## ask a GPU what is known from reading alone: DEVICE=auto OUT=results/gpu-evidence
-	PYTHONPATH=bench $(EVIDENCE_PYTHON) benchmarks/gpu_evidence.py --device $(DEVICE) $(if $(OUT),--out $(OUT))
+	PYTHONPATH=bench $(EVIDENCE_PYTHON) benchmarks/gpu_evidence.py --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--small) $(if $(OUT),--out $(OUT))
 
 .PHONY: clean
 clean: ## remove .venv and caches
