@@ -7,11 +7,14 @@ RUN = $(or $(OUT),results/latest)
 VENV := .venv
 BIN := $(VENV)/bin
 
+# A GPU box often has a torch of its own and no package registry; then its python is asked, and nothing is installed.
+EVIDENCE_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## say what there is
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: setup
 setup: $(VENV)/.ready ## make .venv and install, pinned by constraints.txt
@@ -65,6 +68,10 @@ $(VENV)/.zoo: $(VENV)/.ready
 .PHONY: speed
 speed: setup ## benchmark the harness itself with pytest-benchmark
 	$(BIN)/python -m pytest benchmarks --benchmark-only -s
+
+.PHONY: gpu-evidence
+gpu-evidence: ## ask a GPU what is known from reading alone: DEVICE=auto OUT=results/gpu-evidence
+	PYTHONPATH=bench $(EVIDENCE_PYTHON) benchmarks/gpu_evidence.py --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--small) $(if $(OUT),--out $(OUT))
 
 .PHONY: clean
 clean: ## remove .venv and caches

@@ -1,12 +1,22 @@
 """What holds for every test."""
 
 import gc
+import os
 
 import pytest
 import torch
 
 # Two threads that wait for each other by spinning make a shared machine crawl; no result depends on their number.
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, from processes that tests start too: `--device auto` would take one, and give other bytes.
+
+    `pytest -m gpu` runs the tests that want one.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ |= dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"), "")
 
 
 @pytest.fixture(autouse=True)

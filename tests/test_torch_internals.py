@@ -418,14 +418,14 @@ def test_the_history_s_names_take_what_they_are_given() -> None:
 def test_the_history_has_a_block_s_allocation_and_free() -> None:
     device = torch.device("cuda")
     torch.cuda.empty_cache()
-    start_allocator_history()
+    start_allocator_history(device)
     try:
         block = torch.empty(MIB - 1, dtype=torch.uint8, device=device)
         address = block.data_ptr()
         del block
         entries = [entry for entry in allocator_history(device) if entry["addr"] == address]
     finally:
-        stop_allocator_history()
+        stop_allocator_history(device)
     actions = [(entry["action"], entry["size"]) for entry in entries if not entry["action"].startswith("segment")]
     assert actions == [("alloc", MIB - 1), ("free_requested", MIB - 1), ("free_completed", MIB - 1)]
     assert all(entry["time_us"] > 1.7e15 for entry in entries)

@@ -373,25 +373,29 @@ def profiled() -> Iterator[Profiled]:
                 )
 
 
-def start_allocator_history() -> None:
-    """Have the CUDA caching allocator write down what it does from here on, without stacks, which would cost time.
+def start_allocator_history(device: torch.device) -> None:
+    """Have a device's caching allocator write down what it does from here on, without stacks, which would cost time.
 
-    torch/cuda/memory.py; documented on pytorch.org under "Understanding CUDA Memory Usage" with its underscore.
+    torch/cuda/memory.py, and torch/xpu/memory.py with the same names; documented on pytorch.org under "Understanding
+    CUDA Memory Usage" with its underscore. Other kinds of device have none, which is an AttributeError.
     """
-    torch.cuda.memory._record_memory_history("all", context=None, clear_history=True)
+    torch.get_device_module(device.type).memory._record_memory_history("all", context=None, clear_history=True)
 
 
-def stop_allocator_history() -> None:
+def stop_allocator_history(device: torch.device) -> None:
     """End what `start_allocator_history` began."""
-    torch.cuda.memory._record_memory_history(None)
+    torch.get_device_module(device.type).memory._record_memory_history(None)
 
 
 def allocator_history(device: torch.device) -> list[Mapping[str, Any]]:
-    """Return what a CUDA device's allocator did since the start, oldest first.
+    """Return what a device's allocator did since the start, oldest first.
 
     Entries are as `TraceEntry` in the docstring of `torch.cuda.memory._snapshot` says, with `action` (`alloc`,
     `free_requested`, `free_completed`, `segment_alloc`, …), `addr` and `size` as asked for; and with `time_us`, since
     1970, which only torch/csrc/cuda/Module.cpp tells of.
     """
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    return torch.cuda.memory._snapshot(device)["device_traces"][index]
+    index = device.index if device.index is not None else torch.accelerator.current_device_index()
+    found: list[Mapping[str, Any]] = torch.get_device_module(device.type).memory._snapshot(device)["device_traces"][
+        index
+    ]
+    return found

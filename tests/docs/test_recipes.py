@@ -71,15 +71,3 @@ def test_what_a_device_has_to_have_is_what_there_is() -> None:
     assert all(hasattr(meter, name) for name in re.findall(r"`([a-z]+)\(", meters))
     fake, where = re.findall(r"`(Fake\w+)` in `([\w/.]+)`", meters)[0]
     assert isinstance(load_attribute(f"{where}:{fake}", ROOT), type)
-
-
-def test_no_other_file_asks_which_device_it_is() -> None:
-    section = PAGE.read_text().partition("## Add a device")[2]
-    named = set(re.findall(r"`(bench/[\w/]+\.py)`", section))
-    asking = re.compile(r"device\.type|startswith\(\"cuda\"\)|torch\.cuda\.(?!memory\.)")
-    found = {
-        str(file.relative_to(ROOT))
-        for file in (ROOT / "bench").rglob("*.py")
-        if file.name not in ("cuda_meter.py", "torch_internals.py") and asking.search(file.read_text())
-    }
-    assert found == named

@@ -5,9 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
+from tests.workload.accelerators import DEVICE, FakeAccelerator
 
+from rematbench.measuring.accelerator_meter import AcceleratorMeter
 from rematbench.measuring.cpu_meter import CpuMeter
-from rematbench.measuring.cuda_meter import CudaMeter
 from rematbench.measuring.meter import MeterError, meter_for, self_test
 from rematbench.traces.replay import Reading
 from rematbench.workload.step import Phases
@@ -15,7 +16,8 @@ from rematbench.workload.step import Phases
 
 def test_every_device_has_its_own() -> None:
     assert isinstance(meter_for(torch.device("cpu")), CpuMeter)
-    assert isinstance(meter_for(torch.device("cuda", 1)), CudaMeter)
+    with FakeAccelerator():
+        assert isinstance(meter_for(DEVICE), AcceleratorMeter)
 
 
 def test_a_meter_that_sees_something_else_is_refused() -> None:

@@ -1,14 +1,20 @@
 """A session on real models: what it finds for hazards whose outcome is known, and that it leaves no trace."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.workload.accelerators import DEVICE, FakeAccelerator
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rematbench.loading import reference_models
+from rematbench.measuring import state
 from rematbench.measuring.cpu_meter import CpuMeter
 from rematbench.measuring.flops import FORMULAS
 from rematbench.measuring.session import PASSES, Session
@@ -230,3 +236,83 @@ def test_sparse_gradients_are_compared_as_the_dense_ones_they_stand_for(optimize
     session.keep_plain()
     assert equality(session, "none").gradients == "bitwise"
     assert equality(session, "all").gradients == "bitwise"
+
+
+class Stepping(nn.Module):
+    """Counts its steps; what it computes is the same each time."""
+
+    def __init__(self, steps: list[int]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.note = steps.append  # a function, as attributes that are data are put back before every step
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.note(1)
+        return self.linear(x)
+
+
+class Unread:
+    """A meter that runs the step and says nothing."""
+
+    name = "none"
+
+    def block(self, _path: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def read(self, step: Callable[[Phases], object]) -> Reading:
+        step(lambda _phase: nullcontext())
+        return Reading(held_bytes=0, phase_peak_bytes={"forward": 0})
+
+
+@pytest.mark.parametrize(("on_card", "plain_steps", "metered_steps"), [(False, 3, 2), (True, 6, 3)])
+def test_on_an_accelerator_five_plain_steps_are_compared_and_a_step_is_discarded_before_it_is_metered(
+    on_card: bool, plain_steps: int, metered_steps: int
+) -> None:
+    steps: list[int] = []
+    module = Stepping(steps)
+    with FakeAccelerator():
+        session = Session(Workload(module=module, batch=(torch.ones(2, 4),)), DEVICE if on_card else CPU, Unread())
+        session._flops = lambda: None  # type: ignore[method-assign]
+        session.keep_plain()
+        assert len(session._plain) == plain_steps - 1
+        assert len(steps) == plain_steps
+        session.readings(PLAIN)
+        assert len(steps) == plain_steps + metered_steps
+        first, *others = session._plain
+        for other in others:  # kept once, as they are the same
+            assert other.gradients["linear.weight"] is first.gradients["linear.weight"]
+
+
+def test_weights_and_optimizer_state_are_kept_in_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that is only made believe; in its memory the copies would take three times the weights."""
+    monkeypatch.setattr(state, "_settle", lambda _optimizer: None)
+    with FakeTensorMode(), FakeAccelerator():
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.empty(16, 16, device="cuda"))
+        optimizer = torch.optim.AdamW(module.parameters())
+        optimizer.state[module.weight] = {name: torch.empty_like(module.weight) for name in ("exp_avg", "exp_avg_sq")}
+        kept = state.State(Workload(module=module, batch=(), optimizer=optimizer), torch.device("cuda", 0))
+        devices = [(tensor.device.type, copy.device.type) for tensor, copy in kept._tensors]
+    assert devices == [("cuda", "cpu")] * 3
+
+
+COLD = """
+from pathlib import Path
+import torch
+from rematbench.measuring.session import Session
+from rematbench.placement.registry import parse_strategy
+from rematbench.placing.outline import outline
+from rematbench.suite.model_ref import ModelRef
+from rematbench.workload.building import build
+
+cpu = torch.device("cpu")
+session = Session(build(ModelRef.parse("plain.mlp", Path.cwd(), batch=8), cpu, seed=0), cpu)
+print(*(each.peak_bytes for each in session.readings(parse_strategy("each").resolve(outline(session.workload.module)))))
+"""
+
+
+def test_the_first_regions_that_a_process_runs_are_metered_as_all_later_ones() -> None:
+    """A first recomputation keeps a tensor for longer; a planner may meter a placement that was never run."""
+    done = subprocess.run([sys.executable, "-P", "-c", COLD], capture_output=True, text=True, check=True)
+    first, second = done.stdout.split()
+    assert first == second

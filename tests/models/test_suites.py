@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rematbench.loading import reference_models
 
@@ -93,3 +94,37 @@ def test_default_models_are_deep_and_scale_by_arguments_they_have(name: str) -> 
     blocks = getattr(module, "blocks", None) or module.body
     assert isinstance(blocks, nn.Sequential)
     assert len(blocks) >= 4
+
+
+class Greatest(TorchDispatchMode):
+    """Knows the greatest number of elements that any tensor of floating numbers has in a step."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self, function: Any, _types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
+    ) -> Any:
+        made = function(*arguments, **keywords or {})
+        tensors = made if isinstance(made, tuple | list) else (made,)
+        elements = [each.numel() for each in tensors if isinstance(each, torch.Tensor) and each.is_floating_point()]
+        self.elements = max([self.elements, *elements])
+        return made
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_on_the_largest_card_no_tensor_has_more_elements_than_32_bits_count(name: str) -> None:
+    """Elements are affine in the batch, so two small ones tell of the large one."""
+    entry = DEFAULT[name]
+    elements = []
+    for batch in (2, 4):
+        module, inputs, *_ = factory(entry)(**entry["arguments"] | {"batch": batch})
+        with Greatest() as greatest:
+            output = module(*inputs)
+            output = output if isinstance(output, torch.Tensor) else output[0]
+            output.sum().backward()
+        elements.append(greatest.elements)
+    each, largest = (elements[1] - elements[0]) / 2, int(140 * entry["cuda_per_gib"]["batch"])
+    assert set(entry["cuda_per_gib"]) == {"batch"}
+    assert elements[0] + each * (largest - 2) < 2**31

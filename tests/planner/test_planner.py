@@ -14,9 +14,11 @@ from torch import nn
 
 from rematbench import Placement, Plan, plan
 from rematbench.errors import PlacementError, RematbenchError
+from rematbench.measuring.capped import CappedRun
 from rematbench.measuring.session import Session
 from rematbench.placement.registry import parse_goal, parse_strategy
 from rematbench.placing.outline import outline
+from rematbench.planner import planner
 from rematbench.planner.planner import _TRIES, Planner, _Search
 from rematbench.planner.profiling import profile
 from rematbench.suite.model_ref import ModelRef
@@ -182,3 +184,72 @@ def test_a_search_goes_on_past_a_point_that_cannot_be_run() -> None:
 def test_a_search_looks_past_a_point_that_does_not_fit() -> None:
     """The model errs by 1 % on one point and not on the next, which is cheaper."""
     assert _Search([90, 1005, 1010], 1000, [90, 1015, 1000].__getitem__).best() == 2
+
+
+def test_a_candidate_that_runs_out_of_memory_is_not_the_end_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = deep()
+    session = Session(Workload(module=model, batch=batch), CPU)
+    session.keep_plain()
+    budget = int(0.6 * session.peak_bytes(Placement(name="none")))
+    expected = Planner(session, CPU).plan(parse_goal(f"plan-flops:{budget}/step"))
+    metered, again = session.peak_bytes, session.fresh
+    first: list[object] = []
+    fresh: list[int] = []
+
+    def running_out(placement: Placement) -> int:
+        first.append(placement.regions)
+        if placement.regions == first[0]:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return metered(placement)
+
+    def freshly() -> None:
+        fresh.append(1)
+        again()
+
+    monkeypatch.setattr(session, "peak_bytes", running_out)
+    monkeypatch.setattr(session, "fresh", freshly)
+    found = Planner(session, CPU, Planner(session, CPU).profile).plan(parse_goal(f"plan-flops:{budget}/step"))
+    assert found.placement.regions != first[0]
+    assert found.facts.measured_peak_bytes <= budget
+    assert found.facts.predicted_cost is not None
+    assert expected.facts.predicted_cost is not None
+    assert found.facts.predicted_cost >= expected.facts.predicted_cost
+    assert fresh
+
+
+def test_another_error_of_a_candidate_is_the_end_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = deep()
+    session = Session(Workload(module=model, batch=batch), CPU)
+
+    def broken(_placement: Placement) -> int:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(session, "peak_bytes", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        Planner(session, CPU).plan(parse_goal("plan-flops:1000000/step"))
+
+
+def test_a_plan_is_one_that_runs_where_no_more_than_its_budget_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = deep()
+    session = Session(Workload(module=model, batch=batch), CPU)
+    session.keep_plain()
+    budget = int(0.6 * session.peak_bytes(Placement(name="none")))
+    goal = parse_goal(f"plan-flops:{budget}/step")
+    expected = Planner(session, CPU).plan(goal)
+    assert expected.facts.reserved_bytes is None  # a processor cannot be held to a budget
+    tried: list[object] = []
+
+    def in_pieces(_session: Session, _device: torch.device, placement: Placement, budget_bytes: int) -> CappedRun:
+        assert budget_bytes == budget
+        tried.append(placement.regions)
+        return CappedRun(ran=placement.regions != expected.placement.regions, reserved_bytes=123)
+
+    monkeypatch.setattr(planner, "capped_run", in_pieces)
+    found = Planner(session, CPU).plan(goal)
+    assert expected.placement.regions in tried
+    assert found.placement.regions != expected.placement.regions
+    assert found.placement.regions in tried
+    assert found.facts.reserved_bytes == 123
+    monkeypatch.setattr(planner, "capped_run", lambda *_: CappedRun(ran=False, reserved_bytes=1))
+    with pytest.raises(PlacementError, match="its memory lies in pieces: it does not run where the allocator may take"):
+        Planner(session, CPU).plan(goal)

@@ -20,7 +20,8 @@ peak_bytes, peak_ratio, held_bytes, peak_phase, repeatable, step_median_s, step_
 step_ratio_high, rounds, forward_flops, recompute_flops, uncounted_ops, gradients, gradients_max_abs_diff,
 gradients_worst, loss, buffers, rng_state, resident_bytes, reserved_bytes, memory_meter, torch, python, device_name,
 threads, commit, measured_at, held_by_block, peer, peer_peak_ratio, peer_step_ratio, peer_step_ratio_low,
-peer_step_ratio_high, predicted_ratio, compile_s
+peer_step_ratio_high, predicted_ratio, compile_s, allocated_bytes, active_bytes, device_used_bytes, plan_reserved_bytes,
+device_software, device_allocator
 """
 ALWAYS_THERE = {"suite", "model", "placement", "device", "dtype", "status", "message", "measured_at"}
 
@@ -77,8 +78,27 @@ def test_a_full_row() -> None:
         "measured_at": "2030-01-31",
         "held_by_block": {"a": 20},
         **dict.fromkeys(["peer", "peer_peak_ratio", "peer_step_ratio", "peer_step_ratio_low", "peer_step_ratio_high"]),
-        **{"predicted_ratio": None, "compile_s": None},
+        **{"predicted_ratio": None, "compile_s": None, "allocated_bytes": None, "active_bytes": None},
+        **{"device_used_bytes": None, "plan_reserved_bytes": None, "device_software": None, "device_allocator": None},
     }
+
+
+def test_a_gpu_s_row_says_what_its_allocator_did_and_what_its_kernels_depend_on() -> None:
+    software = {"software": "CUDA 13.0, cuDNN 91002", "allocator": "PYTORCH_ALLOC_CONF=expandable_segments:True"}
+    told = {"allocated_bytes": 60, "active_bytes": 61, "reserved_bytes": 64, "device_used_bytes": 99}
+    facts = planned("each", [1.0], [1.0]).plan
+    assert facts is not None
+    case = measurement(
+        memory=memory(50, **told),
+        environment=CPU.model_copy(update=software),
+        plan=facts.model_copy(update={"reserved_bytes": 52}),
+    )
+    (row,) = cells(case)
+    assert told.items() <= row.items()
+    assert row["plan_reserved_bytes"] == 52
+    assert (row["device_software"], row["device_allocator"]) == tuple(software.values())
+    (on_cpu,) = cells(measurement(environment=CPU.model_copy(update={"allocator": "MALLOC_ARENA_MAX=1"})))
+    assert (on_cpu["device_software"], on_cpu["device_allocator"]) == (None, None)
 
 
 def planned(peer: str, step_s: list[float], plain_s: list[float], peak: int = 30) -> Measurement:

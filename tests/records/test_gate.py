@@ -265,3 +265,48 @@ def test_a_baseline_is_as_uncertain_as_its_own_interval() -> None:
     wide = Timing(step_s=(1.0, 1.1, 1.2, 1.3, 1.4), plain_s=(1.0,) * 5)  # median 1.2, interval [1.0, 1.4]
     assert verdict(case(timing=timing(1.39)), case(timing=wide), time=0.0)[2] == 0
     assert verdict(case(timing=timing(1.41)), case(timing=wide), time=0.0)[2] == 1
+
+
+GPU = CPU.model_copy(
+    update={
+        "torch": "2.11.0+cu130",
+        "device_name": "A Card",
+        "software": "CUDA 13.0, cuDNN 91002, driver 580.65",
+        "allocator": "PYTORCH_ALLOC_CONF=expandable_segments:True",
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"torch": "2.11.0+cu126"}, "torch 2.11.0+cu126, now 2.11.0+cu130"),
+        ({"device_name": "Another"}, "device Another, now A Card"),
+        (
+            {"software": "CUDA 13.0, cuDNN 91003, driver 580.65"},
+            "cuDNN 91003, driver 580.65, now CUDA 13.0, cuDNN 91002",
+        ),
+        ({"allocator": ""}, "device_allocator , now PYTORCH_ALLOC_CONF=expandable_segments:True"),
+    ],
+)
+def test_on_a_gpu_bytes_of_other_kernels_and_another_allocator_are_not_compared(
+    changed: dict[str, str], words: str
+) -> None:
+    for device in ("cuda:0", "xpu:0"):
+        now, before = (
+            case(device=device, environment=environment) for environment in (GPU, GPU.model_copy(update=changed))
+        )
+        marks, text, code = verdict(now, before)
+        assert (marks, code) == ([Mark.UNJUDGED], 3)
+        assert words in text
+        assert verdict(now, now) == ([], "", 0)
+
+
+def test_a_gpu_s_baseline_from_before_software_was_recorded_is_held_to_what_it_has() -> None:
+    before = case(device="cuda:0", environment=GPU.model_copy(update={"software": "", "allocator": ""}))
+    assert verdict(case(device="cuda:0", environment=GPU), before) == ([], "", 0)
+
+
+def test_a_processor_s_allocator_and_build_are_no_part_of_its_bytes() -> None:
+    other = CPU.model_copy(update={"torch": f"{CPU.torch}+cu130", "allocator": "MALLOC_ARENA_MAX=1"})
+    assert verdict(case(environment=other), case()) == ([], "", 0)

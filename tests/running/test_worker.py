@@ -14,6 +14,7 @@ import torch
 from rematbench.errors import DeviceError, ModelError
 from rematbench.record import Record
 from rematbench.records.measurement import Status
+from rematbench.running import worker
 from rematbench.running.protocol import (
     MESSAGE,
     Began,
@@ -175,6 +176,27 @@ def test_without_a_plain_step_there_is_nothing_to_compare_with(job_order: Callab
     assert row.measurement.equality is None
     assert row.measurement.flops.recompute is None
     assert timed.timing.plain_s == ()
+
+
+def test_on_an_accelerator_every_placement_takes_a_step_that_is_not_counted(
+    job_order: Callable[..., JobOrder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory passes have emptied the cache: the first step would be timed with the driver's allocations in it."""
+    monkeypatch.setattr(worker, "is_accelerator", lambda _device: True)
+    messages = said(job_order())
+    stages = [message.placement for message in only(Began, messages) if message.stage == "timing"]
+    assert sorted(stages[: len(NAMES)]) == sorted(NAMES)
+    assert Counter(stages) == dict.fromkeys(NAMES, 3)
+
+
+def test_an_auto_that_finds_no_gpu_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    (probed,) = only(Probed, said(ProbeOrder(device="auto", threads=None)))
+    assert probed.device.name == "cpu"
+    assert "64 MiB seen; no GPU is used, though torch" in probed.meter
+    (probed,) = only(Probed, said(ProbeOrder(device="cpu", threads=None)))
+    assert probed.meter == "meter: 64 MiB asked, 64 MiB seen"
 
 
 def test_a_loss_that_is_no_number_is_said_and_not_timed(job_order: Callable[..., JobOrder]) -> None:

@@ -237,6 +237,12 @@ def test_arguments_grow_with_the_memory_of_a_gpu() -> None:
     assert type(on_gpu["batch"]) is type(on_gpu["heads"]) is int
 
 
+def test_arguments_stop_growing_before_tensors_have_more_elements_than_kernels_count() -> None:
+    suite = Suite.model_validate({"name": "mine", "models": [{"model": "plain.mlp", "cuda_per_gib": {"batch": 1000}}]})
+    sizes = [Device(name="cuda:0", capacity_bytes=gib * 2**30) for gib in (139, 140, 141, 288)]
+    assert [job.model.arguments["batch"] for job in suite.jobs(Path(), sizes)] == [139_000, 140_000, 140_000, 140_000]
+
+
 def test_arguments_in_the_text_of_a_model_beat_all_others() -> None:
     entry = {"model": "plain.mlp?batch=7", "arguments": {"batch": 100}, "cuda_per_gib": {"batch": 92}}
     suite = Suite.model_validate({"name": "mine", "models": [entry]})

@@ -26,7 +26,6 @@ from rematbench.loading import user_imports
 from rematbench.measuring.session import Session
 from rematbench.placement.goal import Goal
 from rematbench.placement.placement import Placement
-from rematbench.placing.outline import outline
 from rematbench.planner.planner import Planned, Planner
 from rematbench.records.measurement import Equality
 from rematbench.suite.case import Case
@@ -117,7 +116,7 @@ def _session(network: Network, **arguments: Any) -> Session:
 
 def _by_hand(session: Session, name: str) -> dict[str, Any]:
     def measured() -> dict[str, Any]:
-        placement = Case.model_validate(name).resolve(outline(session.workload.module))
+        placement = Case.model_validate(name).resolve(session.outline)
         reading = session.measure(placement)
         return {f"{name}_peak_bytes": reading.memory.peak_bytes, f"{name}_verdict": _verdict(reading.equality)}
 
@@ -132,7 +131,7 @@ def _own(network: Network) -> dict[str, Any]:
 
 def _planned(session: Session, planning: _Planning, prefix: str, text: str) -> dict[str, Any]:
     def measured() -> dict[str, Any]:
-        placement = Case.model_validate(text).resolve(outline(session.workload.module), planning)
+        placement = Case.model_validate(text).resolve(session.outline, planning)
         reading, facts = session.measure(placement), planning.planned[text].facts
         return {
             f"{prefix}_peak_bytes": reading.memory.peak_bytes,

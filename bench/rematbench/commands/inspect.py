@@ -19,7 +19,7 @@ def inspect(
     model: Annotated[str, typer.Argument(help="A reference model, package.module:build or file.py:build?depth=24.")],
     depth: Annotated[int, typer.Option(min=0, help="Levels of modules to show.")] = 3,
     saved: Annotated[bool, typer.Option("--saved", help="List every tensor autograd keeps for backward.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, xpu, mps or auto.")] = "auto",
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:

@@ -35,7 +35,7 @@ def plan(
     frontier: Annotated[bool, typer.Option("--frontier", help="Plan and measure the whole curve instead.")] = False,
     points: Annotated[int, typer.Option(min=2, max=MOST_POINTS, help="Points of the curve.")] = _POINTS,
     out: Annotated[Path | None, typer.Option(help="Write the placement here, for `apply` and suites.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, xpu, mps or auto.")] = "auto",
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value.")] = None,
     run: Annotated[Path | None, typer.Option(help="The run's folder; results/plan-<timestamp> by default.")] = None,
     resume: Annotated[

@@ -28,7 +28,7 @@ def run(
     placement: Annotated[
         list[str] | None, typer.Option(help="Instead of the suite's: a strategy or a placement file.")
     ] = None,
-    device: Annotated[list[str] | None, typer.Option(help="cpu, cuda, cuda:N or auto.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="cpu, cuda, cuda:N, xpu, mps or auto.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A suite setting, key=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; results/<suite>-<timestamp> by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Run only what --out does not have or what failed.")] = False,

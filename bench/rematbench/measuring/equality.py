@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -60,23 +61,31 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return kept if kept.layout == torch.strided else kept.to_dense()
 
 
-def farthest(plain: Outcome, others: Sequence[Outcome]) -> Outcome:
-    """Return of several plain steps what is furthest from the first, part by part: the noise of one pair is chance."""
+def sharing(first: Outcome, other: Outcome) -> Outcome:
+    """Return an outcome with the tensors of another where they are the same bits: several plain steps are kept."""
 
-    def furthest(kept: torch.Tensor | None, found: Iterable[torch.Tensor | None]) -> torch.Tensor | None:
-        return max(found, key=lambda tensor: (_difference(kept, tensor), not _identical(kept, tensor)))
+    def shared(own: dict[str, Any], same: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: same[name] if _identical(kept, same.get(name)) else kept for name, kept in own.items()}
 
-    def each(part: str) -> dict[str, Any]:
-        kept = getattr(plain, part)
-        return {name: furthest(kept[name], [getattr(other, part).get(name) for other in others]) for name in kept}
-
-    loss = furthest(plain.loss, [other.loss for other in others])
-    assert loss is not None
-    return Outcome(loss=loss, gradients=each("gradients"), buffers=each("buffers"), random=each("random"))
+    return replace(
+        other, gradients=shared(other.gradients, first.gradients), buffers=shared(other.buffers, first.buffers)
+    )
 
 
-def unsteadiness(plain: Outcome, again: Outcome) -> str:
-    """Say in what two plain steps from the same state differ, and by how much; nothing where they do not."""
+def unsteadiness(plain: Outcome, *again: Outcome) -> str:
+    """Say in what two plain steps from the same state differ, and by how much; nothing where they do not.
+
+    Of several, the first that differs from `plain` is told of, and all are gone by in what cannot be judged.
+    """
+    told = next((text for other in again if (text := _told(plain, other))), "")
+    if not told:
+        return ""
+    unjudged = list(dict.fromkeys(name for other in again for name in _unjudged(plain, other)))
+    beyond = f"; too far to judge {', '.join(unjudged)} by" if unjudged else ""
+    return f"two plain steps from the same state differ in {told}{beyond}"
+
+
+def _told(plain: Outcome, again: Outcome) -> str:
     differences = {name: value for name, value in _differences(plain, again).items() if value}
     found = []
     if differences:
@@ -91,11 +100,7 @@ def unsteadiness(plain: Outcome, again: Outcome) -> str:
     ][:1]
     if _moved(plain, again):
         found.append("the random state")
-    if not found:
-        return ""
-    unjudged = _unjudged(plain, again)
-    beyond = f"; too far to judge {', '.join(unjudged)} by" if unjudged else ""
-    return f"two plain steps from the same state differ in {', '.join(found)}{beyond}"
+    return ", ".join(found)
 
 
 def _unjudged(plain: Outcome, again: Outcome) -> list[str]:
@@ -126,7 +131,7 @@ def _moved(left: Outcome, right: Outcome) -> bool:
     return not all(_identical(state, right.random.get(name)) for name, state in left.random.items())
 
 
-def compare(plain: Outcome, again: Outcome, other: Outcome) -> Equality:
+def compare(plain: Outcome, again: Outcome, other: Outcome, *, further: Sequence[Outcome] = ()) -> Equality:
     """Judge a step against the plain step.
 
     Args:
@@ -134,23 +139,28 @@ def compare(plain: Outcome, again: Outcome, other: Outcome) -> Equality:
         again: a second plain step from the same state, or what is `farthest` of several; how far it is from the first
             is the noise of the model.
         other: the step under a placement.
+        further: more plain steps, where kernels are noisy; the noise then is twice the greatest distance of any two.
 
     What the two plain steps do not agree in themselves, a placement is not accused of: where it differs too, the
     answer is None. Gradients are judged by the noise as long as that is small beside them.
     """
+    plains = (plain, again, *further)
     differences = _differences(plain, other)
     worst = max(differences, key=lambda name: differences[name], default="")
     greatest = differences.get(worst, 0.0)
     changed = [name for name, kept in plain.buffers.items() if not _identical(kept, other.buffers.get(name))]
-    buffer = next((name for name in changed if _identical(plain.buffers[name], again.buffers.get(name))), "")
+    buffer = next(
+        (name for name in changed if all(_identical(plain.buffers[name], each.buffers.get(name)) for each in plains)),
+        "",
+    )
     return Equality(
-        gradients=_verdict(plain, again, other),
+        gradients=_verdict(plains, other),
         gradients_max_abs_diff=greatest,
         gradients_worst=worst if greatest else "",
-        loss=_same(_identical(plain.loss, other.loss), _identical(plain.loss, again.loss)),
+        loss=_same(_identical(plain.loss, other.loss), all(_identical(plain.loss, each.loss) for each in plains)),
         buffers=_same(not changed, bool(buffer)),
         buffer=buffer,
-        rng_state=_same(not _moved(plain, other), not _moved(plain, again)),
+        rng_state=_same(not _moved(plain, other), not any(_moved(plain, each) for each in plains)),
     )
 
 
@@ -158,12 +168,16 @@ def _same(equal: bool, is_steady: bool) -> Same | None:
     return "equal" if equal else "different" if is_steady else None
 
 
-def _verdict(plain: Outcome, again: Outcome, other: Outcome) -> Verdict | None:
+def _verdict(plains: Sequence[Outcome], other: Outcome) -> Verdict | None:
+    plain = plains[0]
     pairs = [(gradient, other.gradients.get(name)) for name, gradient in plain.gradients.items()]
     if all(_identical(left, right) for left, right in pairs):
         return "bitwise"
-    differences, noise = _differences(plain, other), _differences(plain, again)
-    beyond = _is_beyond_noise(plain, again)
+    differences, apart = _differences(plain, other), _furthest_apart(plains)
+    # Two steps tell one distance, and nothing beyond it is known to be noise. Of five, the greatest distance seldom is
+    # the greatest there could be: twice it took in every one of 200 simulated steps.
+    noise = apart if len(plains) == 2 else {name: 2 * value for name, value in apart.items()}
+    beyond = {name: value > NOISE_BOUND * _greatest(plain.gradients[name]) for name, value in apart.items()}
     accused = {name for name, difference in differences.items() if difference > noise[name] and not beyond[name]}
     if any(beyond.values()):
         # Such a model does something else each time, and that the plain steps are near to each other in some gradient
@@ -175,6 +189,14 @@ def _verdict(plain: Outcome, again: Outcome, other: Outcome) -> Verdict | None:
     if not accused:
         return "noise"
     return "close" if all(_close(left, right) for left, right in pairs) else "different"
+
+
+def _furthest_apart(plains: Sequence[Outcome]) -> dict[str, float]:
+    """Return of each gradient how far any two plain steps are apart."""
+    found = dict.fromkeys(plains[0].gradients, 0.0)
+    for left, right in combinations(plains, 2):
+        found = {name: max(found[name], value) for name, value in _differences(left, right).items()}
+    return found
 
 
 def _differences(left: Outcome, right: Outcome) -> dict[str, float]:

@@ -9,12 +9,15 @@ from typing import Any, Protocol
 import torch
 
 from rematbench.errors import RematbenchError
+from rematbench.measuring.accelerator_meter import AcceleratorMeter
 from rematbench.measuring.cpu_meter import CpuMeter
-from rematbench.measuring.cuda_meter import CudaMeter
 from rematbench.traces.replay import Reading
+from rematbench.workload.devices import is_accelerator
 from rematbench.workload.step import Phases
 
 _ASKED, _OLDER = 64 * 2**20, 2**20
+_UNSPLIT = 127 * 2**19 + 4
+"""Of what an accelerator is asked for: its allocator rounds it up to a block of 64 MiB, and splits nothing off it."""
 
 
 class MeterError(RematbenchError):
@@ -35,7 +38,12 @@ class Meter(Protocol):
 
 def meter_for(device: torch.device) -> Meter:
     """Return the meter of a device."""
-    return CudaMeter(device) if device.type == "cuda" else CpuMeter()
+    return AcceleratorMeter(device) if is_accelerator(device) else CpuMeter()
+
+
+def grain_bytes(meter: Meter) -> int:
+    """Return what a meter's bytes are rounded up to; 1 where they are as asked for."""
+    return getattr(meter, "grain_bytes", 1)
 
 
 def self_test(meter: Meter, device: torch.device) -> str:
@@ -45,20 +53,21 @@ def self_test(meter: Meter, device: torch.device) -> str:
         MeterError: it saw anything else.
     """
 
+    asked = _UNSPLIT if is_accelerator(device) and grain_bytes(meter) == 1 else _ASKED
     older = [torch.empty(_OLDER, dtype=torch.uint8, device=device)]
 
     def step(phases: Phases) -> None:
         with phases("forward"):
-            block = torch.empty(_ASKED, dtype=torch.uint8, device=device)
+            block = torch.empty(asked, dtype=torch.uint8, device=device)
             older.clear()
         with phases("backward"):
             del block
 
     reading = meter.read(step)
     seen = (reading.held_bytes, reading.peak_bytes)
-    if seen != (_ASKED - _OLDER, _ASKED):
+    if seen != (asked - _OLDER, asked):
         raise MeterError(
-            f"the memory meter ({meter.name}) saw {seen[1]:,} bytes where {_ASKED:,} were allocated: this torch "
+            f"the memory meter ({meter.name}) saw {seen[1]:,} bytes where {asked:,} were allocated: this torch "
             f"({torch.__version__}) reports memory in a way rematbench does not know"
         )
-    return f"meter: {_ASKED >> 20} MiB asked, {reading.peak_bytes >> 20} MiB seen"
+    return f"meter: {asked >> 20} MiB asked, {reading.peak_bytes >> 20} MiB seen"

@@ -6,12 +6,12 @@ import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
-from rematbench.measuring.equality import Outcome, compare, farthest, outcome_of, unsteadiness
+from rematbench.measuring.equality import Outcome, compare, outcome_of, sharing, unsteadiness
 from rematbench.measuring.flops import REFUSAL, FlopCount, FlopMeter
 from rematbench.measuring.meter import Meter, meter_for
 from rematbench.measuring.state import State
@@ -25,14 +25,18 @@ from rematbench.placing.recorded import record
 from rematbench.records.measurement import Equality, Flops, Memory
 from rematbench.traces.replay import Reading
 from rematbench.traces.timeline import Phase, Timeline
+from rematbench.traces.trace import AllocationTrace
 from rematbench.workload.building import static_bytes
-from rematbench.workload.devices import clock_for
+from rematbench.workload.devices import clock_for, is_accelerator
 from rematbench.workload.step import Workload, clear_gradients, training_step
 
 PASSES = 2
+MORE_PLAIN_STEPS = 3
+"""So many plain steps more tell the noise of a model whose first two differ, or that runs on an accelerator.
 
-MORE_PLAIN_STEPS = 4
-"""So many plain steps more tell the noise of a model whose first two differ."""
+Kernels there add in no fixed order, and two steps tell too little of that: where one gradient is noisy, a third one is
+further from the first than the second in every other case.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,21 +75,23 @@ class Session:
         self._meter = meter or meter_for(device)
         self._clock = clock_for(device)
         self._start = State(workload, device)
-        self._plain: tuple[Outcome, Outcome] | None = None
+        self._plain: tuple[Outcome, ...] = ()
         self._plain_flops: int | None = None
         self._equalities: dict[tuple[Region, ...], Equality | None] = {}
+        self._has_recomputed = False
         self._readings: dict[tuple[object, ...], list[Reading]] = {}
 
     def keep_plain(self) -> None:
         """Run the plain step twice, to compare with and to know its noise, after one that is discarded.
 
-        Where the two differ, some more are run: how far apart two are may be chance.
+        Where the two differ, and on an accelerator always, three more are run: how far apart two are may be chance.
         """
         self._outcome()
-        plain, again = self._outcome(), self._outcome()
-        for _ in range(MORE_PLAIN_STEPS if unsteadiness(plain, again) else 0):
-            again = farthest(plain, [again, self._outcome()])
-        self._plain = plain, again
+        first = self._outcome()
+        again = [sharing(first, self._outcome())]
+        if is_accelerator(self._device) or unsteadiness(first, again[0]):
+            again += [sharing(first, self._outcome()) for _ in range(MORE_PLAIN_STEPS)]
+        self._plain = first, *again
         flops = self._flops()
         self._plain_flops = flops.total if flops else None
 
@@ -116,8 +122,7 @@ class Session:
         compile_s = self.timed_step(placement) - self.timed_step(placement) if compiled else None
         with applied(self.workload.module, placement) as handle:
             outcome = self._outcome()
-            equality = compare(*self._plain, outcome) if self._plain else None
-            self._equalities[placement.regions] = equality
+            equality = self._equalities[placement.regions] = self._compared(outcome)
             # Under a dispatch mode, which counting needs, compiled code would run as if it were not.
             flops = None if compiled else self._flops()
         readings = self.readings(placement)
@@ -136,7 +141,7 @@ class Session:
         """Hold a step under a placement against the plain step, once; None where there is no plain step."""
         if self._plain and placement.regions not in self._equalities:
             with applied(self.workload.module, placement):
-                self._equalities[placement.regions] = compare(*self._plain, self._outcome())
+                self._equalities[placement.regions] = self._compared(self._outcome())
         return self._equalities.get(placement.regions)
 
     def writes_buffers(self) -> bool:
@@ -145,6 +150,12 @@ class Session:
         now = dict(self.workload.module.named_buffers())
         after = self._plain[0].buffers if self._plain else {}
         return any(name not in now or not torch.equal(now[name].cpu(), kept) for name, kept in after.items())
+
+    def _compared(self, outcome: Outcome) -> Equality | None:
+        if not self._plain:
+            return None
+        plain, again, *further = self._plain
+        return compare(plain, again, outcome, further=further)
 
     def timed_step(self, placement: Placement) -> float:
         """Return the seconds of one step under a placement; applying and removing it are not counted."""
@@ -174,18 +185,33 @@ class Session:
             self._readings[key] = self._metered(placement, every)
         return self._readings[key]
 
+    def trace(self, placement: Placement) -> AllocationTrace | None:
+        """Return what one step under a placement allocated and freed; None where the meter cannot tell."""
+        with applied(self.workload.module, placement), marked(self.workload.module, self._meter.block):
+            self.fresh()
+            training_step(self.workload)
+            return self._read().trace
+
     def _metered(self, placement: Placement, every: bool) -> list[Reading]:
-        readings = []
         model, mark = self.workload.module, self._meter.block
         # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself. Nothing stands
         # in front of what is to be compiled, or dynamo would compile that in.
         inside = marked(model, mark, every=every) if placement.compile_budget is None else nullcontext()
         with inside, applied(model, placement), marked(model, mark):
-            for _ in range(PASSES):
+            if is_accelerator(self._device) or (placement.regions and not self._has_recomputed):
+                # Discarded: plans of cuDNN and workspaces of cuBLAS are per thread, and what a region recomputes runs
+                # in autograd's, where the plain step has never run it. On a processor too the first recomputation
+                # keeps a tensor for longer, at whatever torch does once.
+                self._has_recomputed = self._has_recomputed or bool(placement.regions)
                 self.fresh()
-                gc.collect()  # so that what a reference cycle keeps is there, or gone, in every pass alike
-                readings.append(self._meter.read(lambda phases: training_step(self.workload, phases)))
-        return readings
+                training_step(self.workload)
+            # The lifetimes are not kept: a planner reads hundreds of steps, and the collector would look at them all.
+            return [replace(self._read(), trace=None) for _ in range(PASSES)]
+
+    def _read(self) -> Reading:
+        self.fresh()
+        gc.collect()  # so that what a reference cycle keeps is there, or gone, in every pass alike
+        return self._meter.read(lambda phases: training_step(self.workload, phases))
 
     def _memory_of(self, readings: list[Reading], *, inside: bool) -> Memory:
         """Sum up what was read; by block only where the inside of the model could be watched."""
@@ -197,7 +223,10 @@ class Session:
             held_bytes=worst.held_bytes,
             phase_peak_bytes=worst.phase_peak_bytes,
             passes_peak_bytes=tuple(reading.peak_bytes for reading in readings),
+            allocated_bytes=worst.allocated_bytes,
+            active_bytes=worst.active_bytes,
             reserved_bytes=worst.reserved_bytes,
+            device_used_bytes=worst.device_used_bytes,
             held_by_block=worst.held_by_block if inside else None,
             at_peak=worst.at_peak if inside else (),
         )

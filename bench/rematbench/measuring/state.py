@@ -39,11 +39,11 @@ class State:
         self._parameters = [(home := parameters_of(module), dict(home)) for module in modules]
         parameters = list(workload.module.parameters())
         batch = [tensor for tensor in batch_tensors(workload.batch).values() if tensor.layout == torch.strided]
-        # With an optimizer every weight changes in every step; without, hardly any does, and a copy of them all would
-        # take device memory from the model.
+        # With an optimizer every weight changes in every step; without, hardly any does. Copies are in host memory: on
+        # the device they would take three times the weights from the model.
         optimizer = workload.optimizer
         changing = [*parameters, *optimizer_tensors(optimizer)] if optimizer else []
-        self._tensors = [(tensor, tensor.detach().clone()) for tensor in changing]
+        self._tensors = [(tensor, _on_host(tensor)) for tensor in changing]
         rarely = batch if workload.optimizer or not weights else [*parameters, *batch]
         self._watched = [_Watched(tensor) for tensor in {id(tensor): tensor for tensor in rarely}.values()]
         self._buffers: dict[int, _Buffer] = {}
@@ -54,7 +54,7 @@ class State:
         # Those of a scripted module can only be written to.
         named = {id(buffer) for module in modules for buffer in buffers_of(module).values()}
         scripted = [buffer for buffer in workload.module.buffers() if id(buffer) not in named]
-        self._tensors += [(buffer, buffer.detach().clone()) for buffer in scripted]
+        self._tensors += [(buffer, _on_host(buffer)) for buffer in scripted]
         self._places = {(id(home), name) for kept in self._buffers.values() for home, name in kept.places}
         self._attributes: dict[tuple[int, str], tuple[nn.Module, Any]] = {}
         self._seen = self._marks()
@@ -112,7 +112,7 @@ class _Watched:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._tensor = tensor
-        self._kept = tensor.detach().to("cpu", copy=True)
+        self._kept = _on_host(tensor)
         self._mark = self._marked()
 
     def restore(self) -> None:
@@ -155,6 +155,10 @@ class _Buffer:
                 home[name] = tensor
         else:
             _write(tensor, self._kept)
+
+
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _write(tensor: torch.Tensor, kept: torch.Tensor) -> None:
@@ -231,7 +235,7 @@ def _put(module: nn.Module, name: str, value: Any) -> None:
 def _settle(optimizer: torch.optim.Optimizer) -> None:
     """Make the optimizer allocate its state by one step on zero gradients, the weights left where they were."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    before = [parameter.detach().clone() for parameter in parameters]
+    before = [_on_host(parameter) for parameter in parameters]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

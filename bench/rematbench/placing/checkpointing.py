@@ -21,6 +21,7 @@ from rematbench.placement.placement import Region
 from rematbench.placing.batch_norm import BuffersOnce, Place
 from rematbench.placing.policies import load_policy
 from rematbench.torch_internals import pytree
+from rematbench.workload.devices import is_pinned_for
 
 Forward = Callable[..., Any]
 Checkpointer = Callable[[Forward, tuple[Any, ...], dict[str, Any]], Any]
@@ -51,7 +52,7 @@ def _plain(forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 def _offloaded(call: Checkpointer, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    with save_on_cpu(pin_memory=torch.cuda.is_available()):
+    with save_on_cpu(pin_memory=is_pinned_for(pytree.tree_leaves((args, kwargs)))):
         return call(forward, args, kwargs)
 
 

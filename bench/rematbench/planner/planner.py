@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from rematbench.errors import PlacementError, RematbenchError
+from rematbench.measuring.capped import CappedRun, capped_run
 from rematbench.measuring.session import Session
 from rematbench.placement.goal import Goal, Objective
 from rematbench.placement.outline import Outline
@@ -32,6 +33,7 @@ from rematbench.solver.simulate import simulate
 from rematbench.solver.solve import LONG, frontier
 from rematbench.units import format_bytes
 from rematbench.workload.building import static_bytes
+from rematbench.workload.devices import is_out_of_memory, release_cached
 
 _TRIES = 8
 """How many points predicted above the budget are measured at most."""
@@ -68,6 +70,7 @@ class Planner:
         self._frontiers: dict[Objective, tuple[UnitChain, tuple[Schedule, ...]]] = {}
         self._refused: dict[tuple[UnitRegion, ...], str] = {}
         self._not_profiled = ""
+        self._capped_runs: dict[tuple[tuple[UnitRegion, ...], int], CappedRun | None] = {}
 
     @cached_property
     def profile(self) -> Profile:
@@ -111,7 +114,7 @@ class Planner:
             return self._chosen_by_hand(goal, self._budget(goal, static, ()), static)
         budget = self._budget(goal, static, schedules)
         predicted = [self.predicted_peak_bytes(schedule) for schedule in schedules]
-        fitting = _Search(predicted, budget, lambda at: self._accepted_peak_bytes(schedules[at], budget))
+        fitting = _Search(predicted, budget, lambda at: self._peak_within(schedules[at], budget))
         at = fitting.best()
         if at is None:
             return self._chosen_by_hand(goal, budget, static)
@@ -129,6 +132,7 @@ class Planner:
             plain_cost=sum(unit.forward_cost for unit in chain.units),
             predicted_ratio=self._predicted_ratio(goal, chosen),
             tries=fitting.tries + more_tries,
+            reserved_bytes=run.reserved_bytes if (run := self._capped(chosen, budget)) else None,
             below=_point([point for point in schedules if point.cost > chosen.cost], -1),
             above=_point([point for point in schedules if point.cost < chosen.cost], 0),
         )
@@ -140,13 +144,9 @@ class Planner:
         Raises:
             PlacementError: none fits either.
         """
-        fitting = {
-            peak: placement
-            for placement, peak in self._by_hand()
-            if peak <= budget and not self._training_changed_by(placement)
-        }
+        fitting = {peak: placement for placement, peak in self._by_hand() if peak <= budget}
         if not fitting:
-            raise PlacementError(self._infeasible(goal, static))
+            raise PlacementError(self._infeasible(goal, static, budget))
         costs = {peak: self._session.measure(placement).flops for peak, placement in fitting.items()}
         peak = min(costs, key=lambda peak: (flops.recompute or 0 if (flops := costs[peak]) else 0, peak))
         facts = PlanFacts(
@@ -163,21 +163,24 @@ class Planner:
         return Planned(placement=fitting[peak].model_copy(update=update), facts=facts)
 
     def _by_hand(self, below_bytes: float = math.inf) -> Iterator[tuple[Placement, int]]:
-        """Yield the placements by hand with their measured peaks, but those predicted to peak at `below_bytes` or more.
+        """Yield the placements by hand that train the same and peak below so many bytes, with their measured peaks.
 
-        The plain step is one of them.
+        The plain step is one of them. What is predicted to peak higher is not measured.
         """
-        if self._session.plain_peak_bytes is not None:
-            yield self._candidate(()), self._session.plain_peak_bytes
+        plain = self._session.plain_peak_bytes
+        if plain is not None and plain < below_bytes:
+            yield self._candidate(()), plain
         options = {"batch_norm": "once"} if self._writes_buffers else {}
         for placement in by_hand(self._outline, options):
             predicted = self._predicted_by_hand(placement) if below_bytes < math.inf else None
             if predicted is not None and predicted >= below_bytes:
                 continue
             try:
-                yield placement, self._session.peak_bytes(placement)
+                peak = self._session.peak_bytes(placement)
+                if peak < below_bytes and not self._training_changed_by(placement):
+                    yield placement, peak
             except (PlacementError, RuntimeError):  # it cannot be run, or not on this device; another one may
-                continue
+                self._session.fresh()
 
     def _predicted_by_hand(self, placement: Placement) -> int | None:
         """Return the predicted peak; None where its regions are not of whole units."""
@@ -187,13 +190,6 @@ class Planner:
             return None if regions is None else simulate(self.profile.chain("flops"), regions).peak_bytes
         except ValueError:  # a region over what none may cover, as far as the profile can tell
             return None
-
-    def _accepted_peak_bytes(self, schedule: Schedule, budget: int) -> float:
-        """Return the measured peak; infinite where the schedule cannot be run, or fits and trains another way."""
-        peak = self.measured_peak_bytes(schedule)
-        if peak <= budget and (change := self._training_changed_by(self._candidate(schedule.regions))):
-            self._refused[schedule.regions] = change
-        return self.measured_peak_bytes(schedule)
 
     def _training_changed_by(self, placement: Placement) -> str:
         """Say what a placement changes in training that the plain step keeps the same; nothing where it is the same."""
@@ -224,7 +220,7 @@ class Planner:
         near = [cut for cut in sorted(cuts) if cut[0] < chosen.cost and cut[1] <= budget * (1 + 2 * _SLACK)]
         for tries, (cost, peak, regions) in enumerate(near[:_TRIES], start=1):
             schedule = Schedule(regions=regions, peak_bytes=peak, cost=cost)
-            if self._accepted_peak_bytes(schedule, budget) <= budget:
+            if self._peak_within(schedule, budget) <= budget:
                 return schedule, tries
         return chosen, len(near[:_TRIES])
 
@@ -232,9 +228,8 @@ class Planner:
         if goal.point is None:
             return goal.step_budget(static, self._session.plain_peak_bytes)
         k, n = goal.point
-        least = self.measured_peak_bytes(schedules[0]) if schedules else math.inf
+        least = self._least_peak_bytes(schedules)
         most = self._session.plain_peak_bytes or (self.measured_peak_bytes(schedules[-1]) if schedules else math.inf)
-        least = min([least, *(peak for _, peak in self._by_hand(least))])
         if math.inf in (least, most):
             raise PlacementError(f"{goal.name}: an end of the frontier cannot be run: {self._last_refusal}")
         return int(least) + (int(most) - int(least)) * (k - 1) // max(1, n - 1)
@@ -256,7 +251,47 @@ class Planner:
                 return self._session.peak_bytes(self._candidate(schedule.regions))
             except PlacementError as error:  # this candidate is no plan; another one may be
                 self._refused[schedule.regions] = str(error)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._refused[schedule.regions] = "it runs out of memory"
+            # Once the error is gone, which holds the frames of half a step and all that they hold.
+            self._session.fresh()
+            release_cached(self._device)
         return math.inf
+
+    def _accepted_peak_bytes(self, schedule: Schedule) -> float:
+        """Return the measured peak; infinite where it cannot be run or trains another way."""
+        if self.measured_peak_bytes(schedule) < math.inf and (
+            change := self._training_changed_by(self._candidate(schedule.regions))
+        ):
+            self._refused[schedule.regions] = change
+        return self.measured_peak_bytes(schedule)
+
+    def _peak_within(self, schedule: Schedule, budget: int) -> float:
+        """Return the measured peak; infinite where it fits and yet is no plan.
+
+        That is where it trains another way, or where a device that can be held to the budget cannot run it within.
+        """
+        peak = self.measured_peak_bytes(schedule)
+        if peak > budget:
+            return peak
+        if (run := self._capped(schedule, budget)) and not run.ran:
+            return math.inf
+        return self._accepted_peak_bytes(schedule)
+
+    def _least_peak_bytes(self, schedules: Sequence[Schedule]) -> float:
+        """Return the least measured peak of all that trains the same, by schedule or by hand."""
+        found = (self._accepted_peak_bytes(schedule) for schedule in schedules[:_TRIES])
+        leanest = next((peak for peak in found if peak < math.inf), math.inf)
+        return min([leanest, *(peak for _, peak in self._by_hand(leanest))])
+
+    def _capped(self, schedule: Schedule, budget: int) -> CappedRun | None:
+        """Run a step that fits as measured in no more than the budget, once; None where that cannot be done."""
+        key = schedule.regions, budget
+        if key not in self._capped_runs:
+            self._capped_runs[key] = capped_run(self._session, self._device, self._candidate(schedule.regions), budget)
+        return self._capped_runs[key]
 
     def _candidate(self, regions: Iterable[UnitRegion], name: str = "", fingerprint: str | None = None) -> Placement:
         """Write regions of units as a placement; without a fingerprint, applying it need not look at all of the model.
@@ -281,17 +316,23 @@ class Planner:
     def _last_refusal(self) -> str:
         return next(reversed(self._refused.values()), self._not_profiled)
 
-    def _infeasible(self, goal: Goal, static: int) -> str:
+    def _infeasible(self, goal: Goal, static: int, budget: int) -> str:
         chain, schedules = (None, ()) if self._not_profiled else self.frontier(goal.minimise)
-        leanest = self.measured_peak_bytes(schedules[0]) if schedules else math.inf
-        least = min([leanest, *(peak for _, peak in self._by_hand(leanest))])
+        least = self._least_peak_bytes(schedules)
+        if least == math.inf:
+            return f"{goal.name}: no placement fits; the leanest found cannot be run: {self._last_refusal}"
+        if least <= budget:
+            return (
+                f"{goal.name}: no placement fits; the leanest peaks at {format_bytes(int(least))}, but its memory "
+                f"lies in pieces: it does not run where the allocator may take {format_bytes(budget)}"
+            )
         whole = "" if goal.of_step else f", {format_bytes(int(least) + static)} with what is there before it"
         said = f"{goal.name}: no placement fits; the least peak of the step is {format_bytes(int(least))}{whole}"
         if chain is None:
             return f"{said}, by hand, as its units cannot be profiled: {self._not_profiled}"
-        if leanest > least:
-            refusal = f": {self._last_refusal}" if self._refused else ""
-            return f"{said}, by hand; no schedule of units gets there{refusal}"
+        if self.measured_peak_bytes(schedules[0]) != least:
+            why = f"; the leanest schedule is no plan: {self._last_refusal}" if self._refused else ""
+            return f"{said}, by hand{why}"
         unit = self.profile.units[simulate(chain, schedules[0].regions).peak_unit]
         refused = unit.refusals.get(NOTHING) or unit.refusals.get(BEGINNING)
         return f"{said}, set by {unit.path}" + (f", which cannot be a region: {refused}" if refused else "")

@@ -13,13 +13,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from rematbench.measuring.equality import Outcome
 from rematbench.measuring.flops import FlopMeter
-from rematbench.measuring.meter import Meter, meter_for
+from rematbench.measuring.meter import Meter, grain_bytes, meter_for
 from rematbench.placing.calls import versions, written_since
 from rematbench.placing.checkpointing import Checkpointer
 from rematbench.planner.unit_call import UnitCall, as_saved, as_unit_error, needs_gradient
 from rematbench.torch_internals import storage_key
 from rematbench.traces.replay import Reading
-from rematbench.workload.devices import clock_for
+from rematbench.workload.devices import clock_for, is_accelerator
 from rematbench.workload.step import Phases, unmarked
 
 _ROUNDS = 5
@@ -61,10 +61,9 @@ class UnitMeter:
         self._device = device
         self._meter: Meter = meter_for(device)
         self._clock = clock_for(device)
-        on_cpu = device.type == "cpu"
-        self.end_bytes = 4 if on_cpu else 512  # one float, as the allocator rounds it
-        self.region_bytes = torch.get_rng_state().nbytes if on_cpu else 0
-        self.can_offload = not on_cpu
+        self.can_offload = is_accelerator(device)
+        self.end_bytes = max(4, grain_bytes(self._meter))  # one float
+        self.region_bytes = 0 if self.can_offload else torch.get_rng_state().nbytes
 
     @contextmanager
     def undisturbed(self, call: UnitCall) -> Iterator[None]:

@@ -213,6 +213,17 @@ def _regions(context: Context) -> str | None:
     return str(regions) if regions else None
 
 
+def _software(context: Context) -> str | None:
+    environment = context.measurement.environment
+    return (environment.software or None) if environment else None
+
+
+def _allocator(context: Context) -> str | None:
+    """Read the allocator's settings where bytes depend on them; on a processor none do."""
+    environment = context.measurement.environment
+    return (environment.allocator or None) if environment and environment.software else None
+
+
 def _column(
     name: str, unit: str, meaning: str, value: Callable[[Context], Any] | str | None = None, *, required: bool = True
 ) -> Column:
@@ -247,7 +258,7 @@ COLUMNS = (
     _column("suite", "", "the suite that was run"),
     _column("model", "", "the model, as the suite names it"),
     _column("placement", "", "the placement, as the suite names it"),
-    _column("device", "", "`cpu` or `cuda:N`"),
+    _column("device", "", "`cpu`, or as `cuda:N` an accelerator"),
     _column("dtype", "", "of the parameters and the batch"),
     _column("status", "", "`ok`, `out_of_memory`, `error`, `timeout` or `killed`"),
     _column("message", "", "why the status is not ok, or what is worth knowing about the row"),
@@ -275,7 +286,7 @@ COLUMNS = (
     _column("buffers", "", "`equal` or `different` after the step, bit for bit", "equality.buffers"),
     _column("rng_state", "", "`equal` or `different` after the step", "equality.rng_state"),
     _column("resident_bytes", "bytes", "growth of the resident set over a step (`--resident`)"),
-    _column("reserved_bytes", "bytes", "taken from the GPU by the caching allocator", "memory.reserved_bytes"),
+    _column("reserved_bytes", "bytes", "taken from the GPU by its caching allocator, at most", "memory.reserved_bytes"),
     _column("memory_meter", "", "how the bytes were measured", "memory.meter"),
     _column("torch", "", "version", "environment.torch"),
     _column("python", "", "version", "environment.python"),
@@ -303,4 +314,34 @@ COLUMNS = (
     _column("peer_step_ratio_high", "×", "upper end of its 95 % interval", _step_over_target("high"), required=False),
     _column("predicted_ratio", "×", "`step_ratio` as the planner had it", "plan.predicted_ratio", required=False),
     _column("compile_s", "s", "what `torch.compile` took before the first step, no part of it", required=False),
+    _column(
+        "allocated_bytes",
+        "bytes",
+        "the peak in whole blocks of the GPU's caching allocator",
+        "memory.allocated_bytes",
+        required=False,
+    ),
+    _column(
+        "active_bytes",
+        "bytes",
+        "the same with freed blocks that another stream may use",
+        "memory.active_bytes",
+        required=False,
+    ),
+    _column(
+        "device_used_bytes",
+        "bytes",
+        "in use on the GPU after the step by all processes, as its driver says",
+        "memory.device_used_bytes",
+        required=False,
+    ),
+    _column(
+        "plan_reserved_bytes",
+        "bytes",
+        "reserved by a planned step that was allowed no more of the GPU than its budget",
+        "plan.reserved_bytes",
+        required=False,
+    ),
+    _column("device_software", "", "the GPU's toolkit, libraries, driver and precision", _software, required=False),
+    _column("device_allocator", "", "settings of the GPU's allocator", _allocator, required=False),
 )

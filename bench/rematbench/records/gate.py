@@ -161,11 +161,19 @@ def _finding(mark: Mark, cells: Cells, text: str) -> Finding:
 
 
 def _other_environment(now: Cells, before: Cells) -> str:
-    """Say what bytes depend on and differs: torch's release, and on a GPU its name. Seed, threads and host do not."""
-    # `2.9.0+cpu` and `2.9.0+cu130` are one release, and hand out the same bytes
-    keys = [("torch", *((cells["torch"] or "").partition("+")[0] for cells in (before, now)))]
-    if now["device"].startswith("cuda"):
-        keys.append(("device", before["device_name"], now["device_name"]))
+    """Say what bytes depend on and differs: torch's release. Seed, threads and host are no part of it.
+
+    On a GPU also which build of it, the GPU, its libraries and driver, and how its allocator is set: kernels take
+    scratch memory and round as these have it. A baseline from before it was recorded is not held to the software.
+    """
+    if now["device"] == "cpu":
+        # `2.9.0+cpu` and `2.9.0+cu130` are one release, and hand out the same bytes
+        keys = [("torch", *((cells["torch"] or "").partition("+")[0] for cells in (before, now)))]
+    else:
+        columns = ["torch", "device_name"]
+        if before.get("device_software"):
+            columns += ["device_software", "device_allocator"]
+        keys = [(name.removesuffix("_name"), before.get(name) or "", now.get(name) or "") for name in columns]
     return ", ".join(f"{name} {left}, now {right}" for name, left, right in keys if left != right)
 
 

@@ -39,6 +39,7 @@ class Environment(Record):
         allocator: allocator settings found in the process environment, as `NAME=value` joined by spaces.
         commit: of the repository the model comes from, with `+` for uncommitted changes; empty outside one.
         capacity_bytes: a GPU's memory; None for a processor, which the machine shares.
+        software: a GPU's toolkit, libraries and driver, and in what precision they multiply; empty for a processor.
     """
 
     torch: str
@@ -48,6 +49,7 @@ class Environment(Record):
     allocator: str
     commit: str
     capacity_bytes: Count | None = None
+    software: str = ""
 
 
 class Memory(Record):
@@ -60,7 +62,12 @@ class Memory(Record):
         held_bytes: live at the end of forward, the output and the loss included.
         phase_peak_bytes: the greatest sum inside each phase.
         passes_peak_bytes: the peak of every pass; they should not differ.
-        reserved_bytes: greatest number of bytes the caching allocator took from the device; CUDA only.
+        allocated_bytes: the peak in whole blocks of the caching allocator, which are larger than what was asked for;
+            None, as of the next three, where there is none or it does not tell.
+        active_bytes: the same, with the blocks that are freed but that another stream may still use.
+        reserved_bytes: greatest number of bytes the caching allocator took from the device, what was there before the
+            step included.
+        device_used_bytes: in use on the device after the step, by all processes, as its driver says.
         held_by_block: `held_bytes` by the path of the module that allocated them, in order of their first allocation;
             None where the meter cannot tell.
         at_peak: what `peak_bytes` were, the greatest first; empty where the meter cannot tell.
@@ -72,7 +79,10 @@ class Memory(Record):
     held_bytes: Whole
     phase_peak_bytes: Annotated[dict[Phase, Whole], Field(min_length=1)]
     passes_peak_bytes: Annotated[tuple[Count, ...], Field(min_length=1)]
+    allocated_bytes: Whole | None = None
+    active_bytes: Whole | None = None
     reserved_bytes: Whole | None = None
+    device_used_bytes: Whole | None = None
     held_by_block: dict[str, Whole] | None = None
     at_peak: tuple[Share, ...] = ()
 
@@ -163,6 +173,8 @@ class PlanFacts(Record):
         predicted_ratio: of the step's time to the plain step's; None where units were timed by themselves only.
         plain_cost: of one forward, to set costs against.
         tries: placements measured until this one.
+        reserved_bytes: what the allocator of a GPU reserved for the step, above its start, when it was allowed no more
+            than the budget; None where none can be told so.
         below, above: the next points of the frontier.
     """
 
@@ -179,6 +191,7 @@ class PlanFacts(Record):
     by_hand: str = ""
     predicted_ratio: Finite | None = None
     budget_of: str | None = None
+    reserved_bytes: Whole | None = None
     below: PlanPoint | None = None
     above: PlanPoint | None = None
 

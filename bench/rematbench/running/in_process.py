@@ -17,7 +17,7 @@ from rematbench.placing.outline import outline
 from rematbench.suite.case import Case
 from rematbench.suite.suite import Job
 from rematbench.workload.building import build
-from rematbench.workload.devices import clock_for, find_device
+from rematbench.workload.devices import clock_for, find_device, random_state_kept, use_device
 from rematbench.workload.step import Workload, clear_gradients, training_step
 
 
@@ -71,7 +71,8 @@ def _placement(case: Case, workload: Workload, device: torch.device) -> Placemen
 @contextmanager
 def _as_found(device: torch.device, threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with random_state_kept(device):
+        use_device(device)
         torch.set_num_threads(threads or before)
         try:
             yield

@@ -61,13 +61,20 @@ from rematbench.running.protocol import (
 )
 from rematbench.suite.suite import Device, Job
 from rematbench.workload.building import build, floating_dtype
-from rematbench.workload.devices import capacity_bytes, clock_for, find_device
+from rematbench.workload.devices import (
+    accelerator_notice,
+    capacity_bytes,
+    clock_for,
+    find_device,
+    is_accelerator,
+    is_out_of_memory,
+    others_notice,
+    software_of,
+    use_device,
+)
 from rematbench.workload.environment import Sources, environment_of
 
 Say = Callable[[Record], None]
-
-_OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
-"""How torch, its libraries and the operating system say it where they have no exception of their own for it."""
 
 
 class Stopped(Exception):
@@ -134,8 +141,11 @@ def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: 
 def _probe(order: ProbeOrder, say: Say) -> None:
     _set_threads(order.threads)
     device = find_device(order.device)
+    use_device(device)
     facts = Device(name=str(device), capacity_bytes=capacity_bytes(device))
-    meter = self_test(meter_for(device), device)
+    seen = self_test(meter_for(device), device)  # first, as it also makes a GPU ready to be asked
+    notices = (others_notice(device), accelerator_notice() if order.device == "auto" else "")
+    meter = "; ".join(filter(None, (seen, *notices)))
     say(Probed(device=facts, environment=environment_of(device, Path.cwd()), meter=meter))
 
 
@@ -152,6 +162,7 @@ class _Work:
         self._say = say
         self._settings = job.settings
         self._device = find_device(job.device)
+        use_device(self._device)
         self._placements: dict[str, Placement] = {}
         self._plans: dict[str, PlanFacts] = {}
         self._planners: dict[str | None, Planner] = {}
@@ -165,6 +176,8 @@ class _Work:
         with self._stage("", "building"):
             self._session = self._build()
             self._dtype = floating_dtype(self._session.workload)
+            # A model's file may have set in what precision a GPU multiplies.
+            self._environment = self._environment.model_copy(update={"software": software_of(self._device)})
             self._say(Built(dtype=self._dtype))
         gc.freeze()  # what is there now is there to stay: collecting before a pass need not look at it again
         if isinstance(order, InspectOrder):
@@ -208,7 +221,7 @@ class _Work:
 
     def _fail(self, placement: str, stage: Stage, error: Exception) -> None:
         traceback.print_exc()
-        status = Status.OUT_OF_MEMORY if _is_out_of_memory(error) else Status.ERROR
+        status = Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.ERROR
         self._say(Failed(placement=placement, status=status, message=f"{stage}: {_one_line(error)}"))
         raise Stopped from error
 
@@ -281,8 +294,10 @@ class _Work:
         """Time the placements in rounds, the plain step among them whenever there is one to compare with.
 
         What this process has not run yet takes a step first that is not counted, as torch imports and allocates then.
+        On a GPU all take one: the memory passes have given back what its allocator had in store.
         """
         timed = (PLAIN, *(name for name in names if name != PLAIN)) if plain and names else names
+        warm = () if is_accelerator(self._device) else warm
         for name in timed:
             if name not in warm:
                 self._timed_step(name)
@@ -336,13 +351,6 @@ def _remarks(findings: UntimedMeasurement) -> Iterator[str]:
         yield findings.unsteadiness
     if findings.equality and findings.equality.buffer:
         yield f"buffer {findings.equality.buffer} differs"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in _OUT_OF_MEMORY)
 
 
 def _one_line(error: BaseException) -> str:

@@ -49,7 +49,7 @@ class Settings(BaseModel):
     """How a suite is measured.
 
     Attributes:
-        devices: of `cpu`, `cuda`, `cuda:N` and `auto`, a GPU where there is one.
+        devices: of `cpu`, `cuda`, `xpu`, `mps`, these with `:N`, and `auto`, a GPU where there is one.
         dtype: what the real floating parameters, buffers and batch tensors are put in; None keeps the model's own.
         seed: of the weights, the batch, the random state of every step and the order of the rounds.
         threads: intra-op threads of torch; None leaves torch's choice.
@@ -79,6 +79,12 @@ class Settings(BaseModel):
 MOST_PER_GIB = 2**30
 """Of a whole-number argument: one for each byte."""
 
+_LARGEST_GIB = 140
+"""Sizes grow with a GPU's memory up to here: the largest tensor of the suite `default` then has 98 % of 2**31 elements.
+
+Kernels that count elements in 32 bits refuse more, or, before they are all found, compute wrongly.
+"""
+
 
 class ModelEntry(BaseModel):
     """A model of a suite; written as a string it is `model`.
@@ -87,8 +93,8 @@ class ModelEntry(BaseModel):
         model: `family.network`, `package.module:attribute` or `file.py:attribute`, with `?argument=value` behind it.
         name: how rows call it; the text of `model` if absent.
         arguments: what the factory is called with on every device.
-        cuda: further arguments on a CUDA device.
-        cuda_per_gib: whole-number arguments on a CUDA device, so much for each GiB of its memory.
+        cuda: further arguments on an accelerator.
+        cuda_per_gib: whole-number arguments on an accelerator, so much for each GiB of its memory, of 140 at most.
         placements: besides the suite's.
     """
 
@@ -122,7 +128,7 @@ class ModelEntry(BaseModel):
         """Return the model with the arguments it has on a device."""
         arguments = dict(self.arguments)
         if device.capacity_bytes is not None:
-            gib = device.capacity_bytes / 2**30
+            gib = min(device.capacity_bytes / 2**30, _LARGEST_GIB)
             arguments |= self.cuda
             arguments |= {name: max(1, int(gib * share)) for name, share in self.cuda_per_gib.items()}
         return ModelRef.parse(self.model, root, self.name, **arguments)

@@ -20,18 +20,24 @@ class Reading:
     Attributes:
         held_bytes: live at the end of the forward phase.
         phase_peak_bytes: the greatest sum inside each phase, in the order they ran.
-        reserved_bytes: what the caching allocator took from the device; None on a CPU.
+        allocated_bytes, active_bytes, reserved_bytes, device_used_bytes: as in
+            `rematbench.records.measurement.Memory`; None on a CPU.
         held_by_block: `held_bytes` by who allocated it, in order of the first allocation.
         at_peak: `peak_bytes` by what it was and who allocated it, the greatest first.
         timeline: the sums over time; no two passes take the same.
+        trace: the step's lifetimes; None where the meter cannot tell.
     """
 
     held_bytes: int
     phase_peak_bytes: dict[Phase, int]
+    allocated_bytes: int | None = None
+    active_bytes: int | None = None
     reserved_bytes: int | None = None
+    device_used_bytes: int | None = field(default=None, compare=False)
     held_by_block: dict[str, int] | None = None
     at_peak: tuple[Share, ...] = ()
     timeline: Timeline | None = field(default=None, compare=False)
+    trace: AllocationTrace | None = field(default=None, compare=False, repr=False)
 
     @property
     def peak_bytes(self) -> int:
@@ -56,6 +62,7 @@ def replay(events: Iterable[Event], spans: Iterable[Span]) -> Reading:
         held_by_block=_by_module(held),
         at_peak=_shares(trace, [lifetime for lifetime in trace.lifetimes if lifetime.spans(peak_moment)]),
         timeline=_timeline(trace) if trace.phases else None,
+        trace=trace,
     )
 
 

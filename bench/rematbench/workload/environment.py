@@ -13,9 +13,12 @@ import torch
 
 from rematbench.records.measurement import Environment
 from rematbench.records.sources import content_of
-from rematbench.workload.devices import capacity_bytes, device_name
+from rematbench.workload.devices import capacity_bytes, device_name, software_of
 
-_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_")
+_ALLOCATOR_SETTINGS = (
+    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING"),
+    *("PYTORCH_NO_HIP_MEMORY_CACHING", "PYTORCH_MPS_", "LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_"),
+)
 """How the names begin of the variables that an allocator goes by."""
 
 
@@ -31,6 +34,7 @@ def environment_of(device: torch.device, root: Path) -> Environment:
         ),
         commit=_commit(root),
         capacity_bytes=capacity_bytes(device),
+        software=software_of(device),
     )
 
 
