@@ -94,8 +94,8 @@ def breaches(calls: list[tuple[str, str]], named: set[str]) -> list[str]:
 
 def is_named(file: Path, named: set[str]) -> bool:
     """Tell whether a path is one of the names, or the temporary file that is renamed to it, in this folder."""
-    whole = re.sub(r"^\.(.*)\.[0-9a-f]{16}$", r"\1", file.name)
-    return whole in named and (len(file.parts) == 1)
+    temporary = re.fullmatch(r"\.rematbench\.[0-9a-f]{16}", file.name)
+    return (file.name in named or bool(named and temporary)) and len(file.parts) == 1
 
 
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")

@@ -144,7 +144,7 @@ def test_a_worker_that_ends_early_is_a_failure_of_the_placement_it_was_at(start:
     [
         'say("ended")',
         'say("resident", placement="each", resident_bytes=7)',
-        'say("timed", placement="each", timing={"step_s": [], "plain_s": []})',
+        'say("timed", placement="each", timing={"step_s": [1.0], "plain_s": []})',
     ],
 )
 def test_what_was_begun_and_is_over_is_not_to_blame(start: Start, over: str) -> None:

@@ -15,7 +15,12 @@ from rematbench.suite.suite import Device, Suite
 JOB = Suite.model_validate({"name": "s", "models": ["net.py:build[red]"]}).jobs(Path("/root"), [Device(name="cpu")])[0]
 ENVIRONMENT = Environment(torch="2.13", python="3.11", device_name="Abacus", threads=2, allocator="", commit="")
 MEMORY = Memory(
-    meter="m", static_bytes=1, peak_bytes=3 * 2**20, held_bytes=1, phase_peak_bytes={}, passes_peak_bytes=(1,)
+    meter="m",
+    static_bytes=1,
+    peak_bytes=3 * 2**20,
+    held_bytes=1,
+    phase_peak_bytes={"forward": 1},
+    passes_peak_bytes=(1,),
 )
 TIMING = Timing(step_s=(0.5, 0.25, 0.75), plain_s=())
 

@@ -158,7 +158,7 @@ def timeless(rows: list[Measurement]) -> list[Measurement]:
 
     def counted(row: Measurement) -> Measurement:
         assert row.timing is not None
-        timing = Timing(step_s=(0.0,) * len(row.timing.step_s), plain_s=(0.0,) * len(row.timing.plain_s))
+        timing = Timing(step_s=(1.0,) * len(row.timing.step_s), plain_s=(1.0,) * len(row.timing.plain_s))
         return row.model_copy(update={"measured_at": "", "timing": timing, "timeline": None})
 
     return [counted(row) for row in rows]

@@ -17,7 +17,7 @@ from rematbench.measuring.capped import CappedRun, capped_run
 from rematbench.measuring.session import Session
 from rematbench.placement.goal import Goal, Objective
 from rematbench.placement.outline import Outline
-from rematbench.placement.placement import Placement
+from rematbench.placement.placement import Placement, Region
 from rematbench.placing.batch_norm import batch_norms
 from rematbench.planner.by_hand import by_hand, in_units
 from rematbench.planner.ckptplan import regions_by_ckptplan
@@ -70,7 +70,7 @@ class Planner:
         self._frontiers: dict[Objective, tuple[UnitChain, tuple[Schedule, ...]]] = {}
         self._refused: dict[tuple[UnitRegion, ...], str] = {}
         self._not_profiled = ""
-        self._capped_runs: dict[tuple[tuple[UnitRegion, ...], int], CappedRun | None] = {}
+        self._capped_runs: dict[tuple[tuple[Region, ...], int], CappedRun | None] = {}
 
     @cached_property
     def profile(self) -> Profile:
@@ -132,7 +132,9 @@ class Planner:
             plain_cost=sum(unit.forward_cost for unit in chain.units),
             predicted_ratio=self._predicted_ratio(goal, chosen),
             tries=fitting.tries + more_tries,
-            reserved_bytes=run.reserved_bytes if (run := self._capped(chosen, budget)) else None,
+            reserved_bytes=run.reserved_bytes
+            if (run := self._capped(self._candidate(chosen.regions), budget))
+            else None,
             below=_point([point for point in schedules if point.cost > chosen.cost], -1),
             above=_point([point for point in schedules if point.cost < chosen.cost], 0),
         )
@@ -144,7 +146,11 @@ class Planner:
         Raises:
             PlacementError: none fits either.
         """
-        fitting = {peak: placement for placement, peak in self._by_hand() if peak <= budget}
+        fitting = {
+            peak: placement
+            for placement, peak in self._by_hand()
+            if peak <= budget and self._runs_within(placement, budget)
+        }
         if not fitting:
             raise PlacementError(self._infeasible(goal, static, budget))
         costs = {peak: self._session.measure(placement).flops for peak, placement in fitting.items()}
@@ -276,7 +282,7 @@ class Planner:
         peak = self.measured_peak_bytes(schedule)
         if peak > budget:
             return peak
-        if (run := self._capped(schedule, budget)) and not run.ran:
+        if not self._runs_within(self._candidate(schedule.regions), budget):
             return math.inf
         return self._accepted_peak_bytes(schedule)
 
@@ -286,11 +292,16 @@ class Planner:
         leanest = next((peak for peak in found if peak < math.inf), math.inf)
         return min([leanest, *(peak for _, peak in self._by_hand(leanest))])
 
-    def _capped(self, schedule: Schedule, budget: int) -> CappedRun | None:
+    def _runs_within(self, placement: Placement, budget: int) -> bool:
+        """Tell whether a step runs in no more than the budget, where a device can be held to it."""
+        run = self._capped(placement, budget)
+        return run is None or run.ran
+
+    def _capped(self, placement: Placement, budget: int) -> CappedRun | None:
         """Run a step that fits as measured in no more than the budget, once; None where that cannot be done."""
-        key = schedule.regions, budget
+        key = placement.regions, budget
         if key not in self._capped_runs:
-            self._capped_runs[key] = capped_run(self._session, self._device, self._candidate(schedule.regions), budget)
+            self._capped_runs[key] = capped_run(self._session, self._device, placement, budget)
         return self._capped_runs[key]
 
     def _candidate(self, regions: Iterable[UnitRegion], name: str = "", fingerprint: str | None = None) -> Placement:
