@@ -119,6 +119,7 @@ class Planner:
         if at is None:
             return self._chosen_by_hand(goal, budget, static)
         chosen, more_tries = self._or_even(chain, schedules[at], budget)
+        run = self._capped(self._candidate(chosen.regions), budget)
         facts = PlanFacts(
             minimise=goal.minimise,
             budget_bytes=budget,
@@ -132,9 +133,7 @@ class Planner:
             plain_cost=sum(unit.forward_cost for unit in chain.units),
             predicted_ratio=self._predicted_ratio(goal, chosen),
             tries=fitting.tries + more_tries,
-            reserved_bytes=run.reserved_bytes
-            if (run := self._capped(self._candidate(chosen.regions), budget))
-            else None,
+            reserved_bytes=run.reserved_bytes if run else None,
             below=_point([point for point in schedules if point.cost > chosen.cost], -1),
             above=_point([point for point in schedules if point.cost < chosen.cost], 0),
         )
