@@ -17,7 +17,7 @@ from rematbench.measuring.capped import CappedRun, capped_run
 from rematbench.measuring.session import Session
 from rematbench.placement.goal import Goal, Objective
 from rematbench.placement.outline import Outline
-from rematbench.placement.placement import Placement, Region
+from rematbench.placement.placement import PLAIN, Placement, Region
 from rematbench.placing.batch_norm import batch_norms
 from rematbench.planner.by_hand import by_hand, in_units
 from rematbench.planner.ckptplan import regions_by_ckptplan
@@ -37,6 +37,9 @@ from rematbench.workload.devices import is_out_of_memory, release_cached
 
 _TRIES = 8
 """How many points predicted above the budget are measured at most."""
+
+_DOUBT = 0.25
+"""How far above the leanest plan a placement by hand may be predicted and still be measured: it may be wrongly so."""
 
 _SLACK = 0.03
 """How much above the budget a prediction may lie and still be measured: the model errs on both sides."""
@@ -170,15 +173,15 @@ class Planner:
     def _by_hand(self, below_bytes: float = math.inf) -> Iterator[tuple[Placement, int]]:
         """Yield the placements by hand that train the same and peak below so many bytes, with their measured peaks.
 
-        The plain step is one of them. What is predicted to peak higher is not measured.
+        The plain step is one of them. What is predicted to peak far higher is not measured.
         """
         plain = self._session.plain_peak_bytes
         if plain is not None and plain < below_bytes:
-            yield self._candidate(()), plain
+            yield Placement(name=PLAIN), plain
         options = {"batch_norm": "once"} if self._writes_buffers else {}
         for placement in by_hand(self._outline, options):
             predicted = self._predicted_by_hand(placement) if below_bytes < math.inf else None
-            if predicted is not None and predicted >= below_bytes:
+            if predicted is not None and predicted >= below_bytes * (1 + _DOUBT):
                 continue
             try:
                 peak = self._session.peak_bytes(placement)

@@ -322,7 +322,10 @@ class _Profiler:
 
         with self._apart():
             costs = measure_unit(self._meter, UnitCall(forward=flat, leaves=tuple(leaves), members=()), ())
-            end_bytes = self._meter.read_backward(loss_fn(output))
+            try:
+                end_bytes = self._meter.read_backward(loss_fn(output))
+            except UnitError:  # what was cut out of the graph is missing, as to a checkpoint of the model's own
+                end_bytes = 0
         plain, *_ = costs.ways
         way = replace(plain.way, backward_peak_bytes=max(plain.way.backward_peak_bytes, end_bytes))
         plain = replace(plain, way=way, inputs=tuple(range(len(leaves))), outputs=())
@@ -427,8 +430,9 @@ class _Profiler:
         seen: set[int] = set()
         found: list[UnitProfile] = []
         for unit in reversed(units):
-            module = self._modules.get(unit.path)
-            own = [p for p in module.parameters() if p.requires_grad and id(p) not in seen] if module else []
+            # Asked by `in`: a module may have a length, and a compiled one has none to ask for.
+            parameters = self._modules[unit.path].parameters() if unit.path in self._modules else ()
+            own = [p for p in parameters if p.requires_grad and id(p) not in seen]
             seen.update(map(id, own))
             found.append(replace(unit, parameter_gradient_bytes=sum(parameter.nbytes for parameter in own)))
         return found[::-1]

@@ -100,7 +100,8 @@ class UnitMeter:
                 pass
             with phases("backward"):
                 if loss.requires_grad:
-                    loss.backward()
+                    with as_unit_error():
+                        loss.backward()
 
         return self._meter.read(step).peak_bytes
 
