@@ -20,9 +20,10 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from rematbench.measuring.state import State
 from rematbench.placement.policies import SELECTIVE
 from rematbench.placing.calls import Arguments, Call, departure, next_call
-from rematbench.placing.containers import CONTAINERS
+from rematbench.placing.containers import CONTAINERS, every_module
 from rematbench.placing.parts import parts
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import BEGINNING, Profile, UnitProfile, Way
@@ -69,13 +70,45 @@ def profile(
     given = batch_tensors(workload.batch).values()
     saves = (*SELECTIVE, OFFLOAD) if meter.can_offload else SELECTIVE
     worth_bytes = int(_WORTH * (plain_peak_bytes or 0))
-    modules = parts(workload.module, at)
+    modules = _closed(workload, device, parts(workload.module, at))
     profiler = _Profiler(workload.module, modules, given, meter, saves, depth=_DEPTH, worth_bytes=worth_bytes)
     with shadowed(modules, profiler.around), profiler.between_units():
         output = call(workload)
         profiler.loss(output, workload.loss_fn or loss_of)
         clear_gradients(workload)
     return profiler.profile(output)
+
+
+def _closed(workload: Workload, device: torch.device, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Put a module that is called several times in the place of its parts: each of its calls is one unit.
+
+    A region over one of the parts would be one in all of the calls, and none could be over several of the parts.
+    """
+    calls = Counter[str]()
+
+    def counting(path: str, forward: Forward) -> Forward:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            calls[path] += 1
+            return forward(*args, **kwargs)
+
+        return run
+
+    every = every_module(workload.module)
+    start = State(workload, device, weights=False)
+    try:
+        with torch.no_grad(), shadowed(every, counting):
+            call(workload)
+    except Exception:  # it cannot be run without gradients, as where it takes some itself
+        return modules
+    finally:
+        start.restore()
+    found: dict[str, nn.Module] = {}
+    for path, module in modules.items():
+        names = path.split(".")
+        around = [".".join(names[:count]) for count in range(1, len(names) + 1)]
+        outermost = next((name for name in around if calls[name] > 1), path)
+        found[outermost] = every.get(outermost, module)
+    return found
 
 
 def _spread(schedules: Sequence[Schedule], count: int) -> list[Schedule]:
