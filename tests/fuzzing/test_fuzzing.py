@@ -29,7 +29,7 @@ from rematbench.records.run import Run
 from rematbench.records.store import Store
 from rematbench.suite.suite import Settings, load_suite
 
-TOTAL = int(os.environ.get("REMATBENCH_FUZZ", "300"))
+TOTAL = int(os.environ.get("REMATBENCH_FUZZ", "120"))
 """How many inputs are drawn."""
 
 SHARES = {
