@@ -67,3 +67,7 @@ def test_every_verdict_has_a_sign() -> None:
         *("✓ bitwise", "≈ noise", "≈ close", "✗ different", "✓ equal"),
     }
     assert marked("") == ""
+
+
+def test_what_is_no_verdict_stands_as_it_is() -> None:
+    assert (marked("0"), marked(""), marked("bitwise")) == ("0", "", "✓ bitwise")

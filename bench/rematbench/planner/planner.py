@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, product
 from typing import Literal
 
 import torch
@@ -193,6 +194,8 @@ class Planner:
     def _predicted_by_hand(self, placement: Placement) -> int | None:
         """Return the predicted peak; None where its regions are not of whole units."""
         units = {unit.path: at for at, unit in enumerate(self.profile.units)}
+        if len(units) < len(self.profile.units):  # a path is of several calls
+            return None
         regions = in_units(placement, self._session.workload.module, units)
         try:
             return None if regions is None else simulate(self.profile.chain("flops"), regions).peak_bytes
@@ -366,17 +369,24 @@ def _alike(profile: Profile, chain: UnitChain, schedules: Sequence[Schedule]) ->
         return tuple(schedules)
     found: dict[tuple[UnitRegion, ...], Schedule] = {}
     for schedule in schedules:
-        every = [
-            UnitRegion(start=at, stop=at + 1, save=region.save) if region.stop == region.start + 1 else region
-            for region in schedule.regions
-            for at in calls[profile.units[region.start].path]
-        ]
-        regions = tuple(dict.fromkeys(every))
-        try:
-            figures = simulate(chain, regions)
-        except ValueError:  # one of the calls cannot be run so
-            continue
-        found[regions] = Schedule(regions=regions, peak_bytes=figures.peak_bytes, cost=figures.cost)
+        apart = [region for region in schedule.regions if len(calls[profile.units[region.start].path]) == 1]
+        alike = [region for region in schedule.regions if region not in apart]
+        saves = {profile.units[region.start].path: [""] for region in alike}
+        for region in alike:
+            saves[profile.units[region.start].path].append(region.save)
+        # Where its calls are run in several ways, each of them is tried for all.
+        for chosen in islice(product(*(dict.fromkeys(found_saves) for found_saves in saves.values())), _TRIES):
+            every = [
+                UnitRegion(start=at, stop=at + 1, save=save)
+                for path, save in zip(saves, chosen, strict=True)
+                for at in (calls[path] if save else ())
+            ]
+            regions = tuple(sorted([*apart, *every], key=lambda region: (region.start, -region.stop)))
+            try:
+                figures = simulate(chain, regions)
+            except ValueError:  # one of the calls cannot be run so
+                continue
+            found[regions] = Schedule(regions=regions, peak_bytes=figures.peak_bytes, cost=figures.cost)
     kept: list[Schedule] = []
     for schedule in sorted(found.values(), key=lambda schedule: (schedule.peak_bytes, schedule.cost)):
         if not kept or schedule.cost < kept[-1].cost:

@@ -62,9 +62,10 @@ def models_of(sources: Sequence[Path]) -> tuple[Model, ...]:
         CannotJudgeError: it has no rows.
     """
     found: dict[str, list[Series]] = {}
-    for label, source in zip(_labels(sources), sources, strict=True):
+    runs = [Run(source) for source in sources]  # before their names are asked for: it refuses what is no path
+    for label, run in zip(_labels(sources), runs, strict=True):
         groups: dict[tuple[str, str], list[Row]] = {}
-        for row in Run(source).rows.values():
+        for row in run.rows.values():
             model, _, device, dtype = row.key
             groups.setdefault((model, f"{device}, {dtype}"), []).append(row)
         for (model, where), rows in groups.items():

@@ -94,5 +94,8 @@ def texts_of(row: Row) -> dict[str, str]:
 
 
 def marked(verdict: str) -> str:
-    """Return the text of a verdict on gradients or buffers with its sign, for those who read a table at a glance."""
-    return f"{_MARKS[verdict]} {verdict}" if verdict else ""
+    """Return the text of a verdict on gradients or buffers with its sign, for those who read a table at a glance.
+
+    What is no verdict, as a CSV that somebody edited may have, stands as it is.
+    """
+    return f"{_MARKS[verdict]} {verdict}" if verdict in _MARKS else verdict
