@@ -136,7 +136,7 @@ _HEAD = """# The zoo
 Networks of other libraries, and some by hand, each small, from a config with random weights, on one thread of a CPU.
 They stand for the kinds that planners break on; `tests/zoo/` has them. `make zoo` measures them and writes this page;
 `python -m tests.zoo --only 'timm.*'` does some of them, and `rematbench run --model tests/zoo/by_hand.py:flow` takes
-any one like a model of yours."""
+any one like a model of yours. `python -m tests.zoo --list` names them all; what is not in the table is not measured."""
 
 _EXPLAINED = """## Every network
 
