@@ -7,7 +7,7 @@ from tests.records.making import CPU, MIB, equality, measurement, memory, run_of
 
 from rematbench.errors import RematbenchError
 from rematbench.records.measurement import Flops, Measurement
-from rematbench.reporting.compare import by_sheet, change_sheet, frontier_sheets
+from rematbench.reporting.compare import _mean, by_sheet, change_sheet, frontier_sheets
 
 
 def case(placement: str, mib: int, ratio: float, **values: object) -> Measurement:
@@ -109,3 +109,7 @@ def test_recomputation_that_begins_or_ends_is_never_folded_away() -> None:
 def test_prices_have_three_digits_however_great() -> None:
     (sheet,) = frontier_sheets(run_of(case("none", 100, 1.0), case("each", 99, 123.456)))
     assert [row[5] for row in sheet.rows] == ["", "1225"]
+
+
+def test_a_geometric_mean_with_a_zero_is_zero() -> None:
+    assert (_mean([0.5, 2.0, None]), _mean([0.0, 2.0]), _mean([None])) == (1.0, 0.0, None)

@@ -320,7 +320,7 @@ class _Recorder:
             return None
         try:
             reference = StorageReference(tensor)
-        except (RuntimeError, NotImplementedError):  # a tensor of a kind of its own, such as those of `torch.func`
+        except RuntimeError:  # a tensor of a kind of its own, such as those of `torch.func`
             return None
         # The reference is kept: a forward frees values as it goes, and a later one would get the key of one that is
         # gone.

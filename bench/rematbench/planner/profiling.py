@@ -22,7 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from rematbench.measuring.state import State
 from rematbench.placement.policies import SELECTIVE
-from rematbench.placing.calls import Arguments, Call, departure, next_call
+from rematbench.placing.calls import Arguments, Call, continues, expected_next
 from rematbench.placing.containers import CONTAINERS, every_module
 from rematbench.placing.parts import parts
 from rematbench.placing.shadowing import Forward, shadowed
@@ -194,11 +194,8 @@ def _expected(place: _Place | None, call: Call, result: Any) -> _Expected | None
     """Return what would continue the chain; None outside chains."""
     if place is None:
         return None
-    expected = next_call(call, result, sequential=place.sequential)
-    if not place.sequential and pytree.tree_structure(expected.value) != pytree.tree_structure(call.value):
-        # What a loop hands on goes by what a region's first block was given, and a region may begin at any block.
-        return None
-    return _Expected(place=place, call=expected)
+    expected = expected_next(call, result, sequential=place.sequential)
+    return None if expected is None else _Expected(place=place, call=expected)
 
 
 class _Profiler:
@@ -229,7 +226,6 @@ class _Profiler:
         self._used: set[tuple[int, int]] = set()
         self._expected: _Expected | None = None
         self.units: list[UnitProfile] = []
-        self.unmeasured: dict[str, str] = {}
 
     def around(self, path: str, forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -280,9 +276,8 @@ class _Profiler:
             try:
                 digest = signature_of(unit, self._meter)
                 costs = self._costs_of(unit, (type(module), str(spec), str(specs), digest) if digest else None)
-            except UnitError as error:
+            except UnitError:
                 costs = None
-                self.unmeasured[path] = str(error)
         if costs is None:
             # Torch, or the unit's own code, does not run it cut out of its graph. So it is no unit: it is run as the
             # model does it, and counts as what is saved between two units.
@@ -417,7 +412,7 @@ class _Profiler:
         expected = self._expected
         if expected is None or place is None or place != expected.place._replace(position=expected.place.position + 1):
             return False
-        return departure(expected.call, Call.of(arguments, expected.call.keyword)) is None
+        return continues(expected.call, arguments)
 
     def profile(self, output: Any) -> Profile:
         """Return what was measured, once the forward is over."""

@@ -180,9 +180,11 @@ def _times(ratio: float | None) -> str:
 
 
 def _mean(ratios: Sequence[float | None]) -> float | None:
-    """Return the geometric mean of the ratios there are: of a halving and a doubling it is 1."""
-    logs = [math.log(ratio) for ratio in ratios if ratio is not None]
-    return math.exp(sum(logs) / len(logs)) if logs else None
+    """Return the geometric mean of the ratios there are: of a halving and a doubling it is 1, and with a 0 it is 0."""
+    there = [ratio for ratio in ratios if ratio is not None]
+    if not all(there):
+        return 0.0
+    return math.exp(sum(map(math.log, there)) / len(there)) if there else None
 
 
 def _environments(old: Run, new: Run) -> Iterator[str]:
