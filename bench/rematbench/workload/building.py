@@ -125,16 +125,24 @@ def static_bytes(workload: Workload) -> int:
 
     Tensors that modules keep as attributes, or in lists and dictionaries there, are among them.
     """
-    tensors = [
-        *workload.module.parameters(),
-        *workload.module.buffers(),
-        *batch_tensors(workload.batch).values(),
-        *(optimizer_tensors(workload.optimizer) if workload.optimizer else ()),
-        *(leaf for module in workload.module.modules() for leaf in pytree.tree_leaves(dict(vars(module)))),
+    return sum(size for _, size in static_sizes(workload))
+
+
+def static_sizes(workload: Workload) -> list[tuple[str, int]]:
+    """Return what `static_bytes` adds up, each storage by the first name it is found under."""
+    module = workload.module
+    named = [
+        *module.named_parameters(),
+        *module.named_buffers(),
+        *batch_tensors(workload.batch).items(),
+        *(("optimizer", state) for state in (optimizer_tensors(workload.optimizer) if workload.optimizer else ())),
+        *((path, leaf) for path, part in module.named_modules() for leaf in pytree.tree_leaves(dict(vars(part)))),
     ]
-    tensors = [leaf for leaf in tensors if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided]
-    storages = {storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+    found: dict[object, tuple[str, int]] = {}
+    for name, tensor in named:
+        if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
+            found.setdefault(storage_key(tensor), (name, tensor.untyped_storage().nbytes()))
+    return list(found.values())
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
