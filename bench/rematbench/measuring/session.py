@@ -24,10 +24,11 @@ from rematbench.placing.parts import marked
 from rematbench.placing.recorded import record
 from rematbench.records.measurement import Equality, Flops, Memory
 from rematbench.traces.replay import Reading
+from rematbench.traces.tape import Tape, Worked, tape_of
 from rematbench.traces.timeline import Phase, Timeline
 from rematbench.traces.trace import AllocationTrace
-from rematbench.workload.building import static_bytes
-from rematbench.workload.devices import clock_for, is_accelerator
+from rematbench.workload.building import static_bytes, static_sizes
+from rematbench.workload.devices import clock_for, is_accelerator, is_out_of_memory
 from rematbench.workload.step import Workload, clear_gradients, training_step
 
 PASSES = 2
@@ -192,6 +193,23 @@ class Session:
             training_step(self.workload)
             return self._read().trace
 
+    def tape(self, placement: Placement) -> Tape | None:
+        """Return all numbers of one step under a placement in a row; None where the meter cannot tell lifetimes.
+
+        Without FLOPs where torch cannot run the step under its dispatch mode.
+        """
+        trace = self.trace(placement)
+        if trace is None:
+            return None
+        with applied(self.workload.module, placement):
+            try:
+                worked = self._worked()
+            except REFUSAL as error:
+                if is_out_of_memory(error):
+                    raise
+                worked = []
+        return tape_of(trace, static_sizes(self.workload), worked)
+
     def _metered(self, placement: Placement, every: bool) -> list[Reading]:
         model, mark = self.workload.module, self._meter.block
         # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself. Nothing stands
@@ -243,6 +261,26 @@ class Session:
         forward, total = counts["forward"].flops, counts["total"].flops
         recompute = total - self._plain_flops if self._plain_flops is not None else None
         return Flops(forward=forward, total=total, recompute=recompute, uncounted_ops=counts["total"].uncounted_ops)
+
+    def _worked(self) -> list[Worked]:
+        """Return what each contraction of a step came to, in their order."""
+        ended: list[tuple[Phase, int]] = []
+        self.fresh()
+        with FlopMeter() as meter:
+
+            @contextmanager
+            def phases(phase: Phase) -> Iterator[None]:
+                yield
+                ended.append((phase, len(meter.calls)))
+
+            training_step(self.workload, phases)
+        starts = [0, *(stop for _, stop in ended)]
+        counted = [
+            Worked(phase, operator, flops)
+            for (phase, stop), start in zip(ended, starts, strict=False)
+            for operator, flops in meter.calls[start:stop]
+        ]
+        return [*counted, *(Worked(None, operator, None) for operator in meter.read().uncounted_ops)]
 
     def _count(self) -> dict[str, FlopCount]:
         """Return what a step has counted by the end of each phase, and in total."""

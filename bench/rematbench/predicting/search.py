@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
+from rematbench.errors import RematbenchError
 from rematbench.predicting.axes import Axis, grains
 from rematbench.traces.extrapolation import Extrapolation
 from rematbench.traces.tape import Tape
@@ -57,6 +58,7 @@ class Predicted:
         off_bytes: by how much the peak of the last check was off; 0 where all of it was right.
         reach: share of the peak by which the prediction may be off; 0 where the check was right.
         broken: modules whose memory came out otherwise at the check, as far as they are known.
+        unrolled: whether the runs had fewer blocks than asked for.
         notes: what is worth knowing, in sentences.
     """
 
@@ -66,6 +68,7 @@ class Predicted:
     off_bytes: int = 0
     reach: float = 0.0
     broken: tuple[str, ...] = ()
+    unrolled: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -74,15 +77,15 @@ class Predicted:
         return self.checked_at is not None and self.reach == 0.0
 
 
-class NoPrediction(Exception):
-    """Nothing could be told: why, in a sentence."""
+class PredictionError(RematbenchError):
+    """No small step tells a large one: why, in a sentence."""
 
 
 def predict(take: Take, target: Sizes, limits: Limits) -> Predicted:
     """Predict the step at the target sizes.
 
     Raises:
-        NoPrediction: no run tells it.
+        PredictionError: no run tells it.
     """
     return _Search(take, target, limits).predicted()
 
@@ -188,7 +191,7 @@ class _Search:
                 why = str(refused)
                 break
         if best is None:
-            raise NoPrediction(why)
+            raise PredictionError(f"small steps do not tell it: {why}")
         return replace(best, runs=tuple(self._runs))
 
     def _free(self) -> list[Axis]:
@@ -289,11 +292,16 @@ class _Search:
         if tape is None:
             raise _Climb(list(sizes), "the memory of the step is no polynomial of its sizes")
         if told is not None and _equal(told, measured):
-            return self._result(tape, checked_at=sizes)
+            return self._result(tape, checked_at=sizes, unrolled=bool(fit.deep))
         off = abs(peak_bytes(told) - peak_bytes(measured)) if told else peak_bytes(measured)
         reach = max(_LEAST_RANGE, 2 * off / max(1, peak_bytes(measured)))
         return self._result(
-            tape, checked_at=sizes, off_bytes=off, reach=reach, broken=_broken(told, measured) if told else ()
+            tape,
+            checked_at=sizes,
+            off_bytes=off,
+            reach=reach,
+            broken=_broken(told, measured) if told else (),
+            unrolled=bool(fit.deep),
         )
 
     def _with_mixed(self, fit: _Fit) -> _Fit:
@@ -344,24 +352,8 @@ class _Search:
         needed = peak_bytes(tape) + static_bytes(tape)
         return needed <= self._limits.bytes and tape.sum_of("flops") <= self._limits.flops
 
-    def _result(
-        self,
-        tape: Tape,
-        *,
-        checked_at: Sizes,
-        off_bytes: int = 0,
-        reach: float = 0.0,
-        broken: tuple[str, ...] = (),
-    ) -> Predicted:
-        return Predicted(
-            tape=tape,
-            runs=tuple(self._runs),
-            checked_at=checked_at,
-            off_bytes=off_bytes,
-            reach=reach,
-            broken=broken,
-            notes=tuple(self._notes),
-        )
+    def _result(self, tape: Tape, **found: Any) -> Predicted:
+        return Predicted(tape=tape, runs=tuple(self._runs), notes=tuple(self._notes), **found)
 
 
 def _equal(told: Tape, measured: Tape) -> bool:

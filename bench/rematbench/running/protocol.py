@@ -15,7 +15,7 @@ from rematbench.records.inspection import Inspection
 from rematbench.records.measurement import Environment, Measurement, Status, Timing
 from rematbench.suite.suite import Device, Job
 
-Stage = Literal["building", "inspecting", "plain step", "measuring", "timing", "resident"]
+Stage = Literal["building", "inspecting", "plain step", "predicting", "measuring", "timing", "resident"]
 
 
 class ProbeOrder(Record):

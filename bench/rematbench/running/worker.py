@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,8 @@ from rematbench.placement.goal import Goal
 from rematbench.placement.placement import PLAIN, Placement
 from rematbench.placing.outline import outline
 from rematbench.planner.planner import Planner
+from rematbench.predicting.prediction import Predictor, sentence_of
+from rematbench.predicting.search import PredictionError, Sizes
 from rematbench.record import Record
 from rematbench.records.measurement import Measurement, PlanFacts, Status, Structure, Timing
 from rematbench.records.statistics import step_ratio
@@ -59,8 +61,9 @@ from rematbench.running.protocol import (
     Stage,
     Timed,
 )
+from rematbench.suite.model_ref import ModelRef
 from rematbench.suite.suite import Device, Job
-from rematbench.workload.building import build, floating_dtype
+from rematbench.workload.building import build, checked_factory, floating_dtype
 from rematbench.workload.devices import (
     accelerator_notice,
     capacity_bytes,
@@ -173,6 +176,9 @@ class _Work:
         self._sources = Sources(job.model.root, job.model.reference)
 
     def run(self, order: JobOrder | ResidentOrder | InspectOrder) -> None:
+        if isinstance(order, JobOrder) and self._job.at:
+            self._predict(order.measure)
+            return
         with self._stage("", "building"):
             self._session = self._build()
             self._dtype = floating_dtype(self._session.workload)
@@ -196,14 +202,56 @@ class _Work:
         finite = tuple(name for name in order.time if name not in self._not_finite)
         self._time(finite, warm=(PLAIN, *order.measure), plain=order.plain)
 
-    def _build(self) -> Session:
-        dtype = getattr(torch, self._settings.dtype) if self._settings.dtype else None
-        workload = build(
-            self._job.model, self._device, dtype=dtype, seed=self._settings.seed, optimizer=self._settings.optimizer
+    def _predict(self, names: Collection[str]) -> None:
+        """Tell placements at sizes that are not run from steps that are."""
+        with self._stage("", "building"):
+            checked_factory(self._job.model.model_copy(update={"arguments": self._job.model.arguments | self._job.at}))
+            predictor = Predictor(self._built_at, self._device)
+        gc.freeze()
+        for name in names:
+            with self._stage(name, "predicting"):
+                self._say(Measured(measurement=self._predicted(predictor, name)))
+
+    def _built_at(self, sizes: Sizes) -> Workload:
+        ref = self._job.model
+        workload = self._workload(ref.model_copy(update={"arguments": ref.arguments | dict(sizes)}))
+        self._dtype = floating_dtype(workload)
+        return workload
+
+    def _predicted(self, predictor: Predictor, name: str) -> Measurement:
+        case = next(case for case in self._job.cases if case.name == name)
+        plain = None
+        if name != PLAIN:
+            with suppress(PredictionError):
+                plain = predictor.predicted(PLAIN, lambda _: Placement(name=PLAIN), self._job.at)
+        found = predictor.case(name, lambda session: case.resolve(session.outline), self._job.at, plain=plain)
+        return Measurement(
+            suite=self._job.suite,
+            model=self._job.model.name,
+            placement=name,
+            device=self._job.device,
+            dtype=self._dtype,
+            status=Status.PREDICTED,
+            message="; ".join([sentence_of(found.facts), *found.notes]),
+            regions=found.placement,
+            memory=found.memory,
+            flops=found.flops,
+            timeline=found.timeline,
+            prediction=found.facts,
+            environment=self._environment,
+            sources=self._sources.seen(),
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+    def _build(self) -> Session:
+        workload = self._workload(self._job.model)
         self._sources.seen()  # now, as near to their import as can be: a file may be edited while its model is measured
         self._outline = outline(workload.module)
         return Session(workload, self._device)
+
+    def _workload(self, ref: ModelRef) -> Workload:
+        dtype = getattr(torch, self._settings.dtype) if self._settings.dtype else None
+        return build(ref, self._device, dtype=dtype, seed=self._settings.seed, optimizer=self._settings.optimizer)
 
     @contextmanager
     def _stage(self, placement: str, stage: Stage) -> Iterator[None]:
@@ -212,7 +260,7 @@ class _Work:
         try:
             yield
         except RematbenchError as error:
-            if not isinstance(error, PlacementError | UncountedError):
+            if not isinstance(error, PlacementError | PredictionError | UncountedError):
                 raise
             self._fail(placement, stage, error)
         except Exception as error:

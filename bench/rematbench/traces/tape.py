@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from rematbench.traces.timeline import Phase
 from rematbench.traces.trace import AllocationTrace, Event, Span
 
-Kind = Literal["allocate", "free", "begin", "end", "static", "flops"]
+Kind = Literal["allocate", "free", "begin", "end", "static", "flops", "uncounted"]
 
 
 class Label(NamedTuple):
@@ -23,7 +23,8 @@ class Label(NamedTuple):
 
     Attributes:
         kind: `allocate` and `free` of memory in a step; `begin` and `end` of a phase or of a module's call, whose number
-            is 0; `static` bytes, there before the step; `flops` of one operator.
+            is 0; `static` bytes, there before the step; `flops` of one operator;
+            `uncounted` an operator that has none, whose number is 0.
         name: of an event the innermost module at work, of the others the phase, module, tensor or operator.
         phase: in which it was; None outside all.
         is_block: whether what begins or ends is a module's call.
@@ -36,11 +37,11 @@ class Label(NamedTuple):
 
 
 class Worked(NamedTuple):
-    """The FLOPs of one call of an operator."""
+    """The FLOPs of one call of an operator; None where it has no formula."""
 
-    phase: Phase
+    phase: Phase | None
     operator: str
-    flops: int
+    flops: int | None
 
 
 NEVER = -1
@@ -106,7 +107,7 @@ def tape_of(trace: AllocationTrace, static: Iterable[tuple[str, int]], worked: I
         entries.add(Label("static", name), size)
     _write_step(trace, entries)
     for phase, operator, flops in worked:
-        entries.add(Label("flops", operator, phase), flops)
+        entries.add(Label("uncounted" if flops is None else "flops", operator, phase), flops or 0)
     return entries.tape()
 
 

@@ -42,8 +42,7 @@ def build(
     Raises:
         ModelError: the factory cannot be loaded, does not take the arguments, or returns something else.
     """
-    factory = load_attribute(ref.reference, ref.root)
-    _check_arguments(ref, factory)
+    factory = checked_factory(ref)
     torch.manual_seed(seed)
     module, batch, loss_fn = _unpacked(ref, factory(**ref.arguments))
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
@@ -56,7 +55,13 @@ def build(
     return Workload(module=module, batch=placed, loss_fn=loss_fn, optimizer=made)
 
 
-def _check_arguments(ref: ModelRef, factory: Any) -> None:
+def checked_factory(ref: ModelRef) -> Any:
+    """Load a factory and see that it takes the arguments.
+
+    Raises:
+        ModelError: as of `build`.
+    """
+    factory = load_attribute(ref.reference, ref.root)
     if not callable(factory):
         raise ModelError(
             f"{ref.reference} is a {type(factory).__name__}: expected a factory that returns (module, batch)"
@@ -66,8 +71,9 @@ def _check_arguments(ref: ModelRef, factory: Any) -> None:
         signature.bind(**ref.arguments)
     except TypeError as error:
         raise ModelError(f"{ref.reference}{signature}: {error}") from error
-    except ValueError:
-        return
+    except ValueError:  # one that tells no signature
+        pass
+    return factory
 
 
 def _unpacked(ref: ModelRef, made: Any) -> tuple[nn.Module, Batch, Callable[[Any], torch.Tensor] | None]:
