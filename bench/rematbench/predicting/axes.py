@@ -8,61 +8,75 @@ from math import isqrt
 NODES = 3
 """Values run on an axis: enough for a square, and to see that what is linear is no more."""
 
-_MARGIN = 8
-"""The largest value that is run is at most this part of the one asked for, where that leaves any."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Axis:
-    """One size, and the lattice of its values that are run.
-
-    All of them leave the same remainder as the target when divided by the grain: strides, heads and tiles divide sizes,
-    and what is a polynomial on such a lattice need not be one between.
+class Lattice:
+    """The values of a size that are run: a first one and equal distances.
 
     Attributes:
-        target: the value asked for.
-        grain: the distance of the lattice's values.
+        grain: the distance.
+        offset: what is left of each when divided by the grain.
     """
 
-    name: str
-    target: int
     grain: int
+    offset: int = 0
 
     def node(self, step: int) -> int:
-        """Return a value of the lattice: the first is twice the grain, as kernels treat a size of 1 apart."""
-        return self.target % self.grain + (step + 2) * self.grain
+        """Return a value; the first is twice the grain, as kernels treat a size of 1 apart."""
+        return self.offset + (step + 2) * self.grain
 
     @property
     def nodes(self) -> tuple[int, ...]:
         """The values that are run on a line through the center."""
         return tuple(self.node(step) for step in range(NODES))
 
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One size: the value asked for, and the lattice of those that are run in its place."""
+
+    name: str
+    target: int
+    lattice: Lattice
+
+    def node(self, step: int) -> int:
+        """Return a value of the lattice."""
+        return self.lattice.node(step)
+
     @property
-    def is_small(self) -> bool:
-        """Whether the target is hardly larger than what would be run in its place."""
-        return self.target <= self.node(NODES)
+    def nodes(self) -> tuple[int, ...]:
+        """The values that are run on a line through the center."""
+        return self.lattice.nodes
 
-    def at_most(self, value: float) -> int:
-        """Return the lattice's greatest value up to one, the last node at least."""
-        steps = int((value - self.target % self.grain) // self.grain) - 2
-        return self.node(max(steps, NODES - 1))
+    def like_the_target(self, most: float, least: int) -> int:
+        """Return a value up to one that leaves the target's remainder when divided by the grain, or more if it must.
 
-    @property
-    def farthest(self) -> int:
-        """The value that a fit is held against: far from the nodes, and still far from the target."""
-        return self.at_most(self.target / _MARGIN)
+        What is a polynomial of a size where strides, heads and tiles divide it need not be one between; so a fit is
+        held against a value that is as the one asked for.
+        """
+        grain = self.lattice.grain
+        value = self.target - -(-(self.target - int(most)) // grain) * grain
+        while value < least:
+            value += grain
+        return value
 
 
-def grains(target: int) -> list[int]:
-    """Return the distances to try for a size, small ones first; each is about twice the one before.
+def is_small(target: int) -> bool:
+    """Tell whether a size is hardly larger than what would be run in its place."""
+    return target <= Lattice(grain=1).node(NODES)
 
-    A divisor of the target where there is one near, as what divides a model's size mostly divides the sizes it may have.
+
+def lattices(target: int) -> list[Lattice]:
+    """Return the lattices to try for a size, small ones first; each is about twice as wide as the one before.
+
+    Of a divisor of the target where there is one near, as what divides a model's size mostly divides the sizes it may
+    have; else of powers of two, which other targets share, and then with the target's remainder.
     """
-    found: list[int] = []
-    level = max(1, isqrt(target) // 4)
-    while level * (NODES + 1) <= target // 2 or not found:
-        near = next((grain for grain in range(level, 2 * level) if target % grain == 0), level)
-        if near not in found:
-            found.append(near)
+    found: list[Lattice] = []
+    level = 1
+    while 2 * level <= isqrt(target) // 4:
         level *= 2
-    return found
+    while level * (NODES + 1) <= target // 2 or not found:
+        grain = next((grain for grain in range(level, 2 * level) if target % grain == 0), level)
+        found += [Lattice(grain=grain, offset=offset) for offset in dict.fromkeys((0, target % grain))]
+        level *= 2
+    return list(dict.fromkeys(found))

@@ -65,7 +65,7 @@ class Predictor:
         """
         key = name, tuple(sorted(target.items()))
         if key not in self._found:
-            self._found[key] = predict(self.sampler.takes(resolve), target, self._limits)
+            self._found[key] = predict(self.sampler.takes(name, resolve), target, self._limits)
         return self._found[key]
 
     def case(self, name: str, resolve: Resolve, target: Sizes, *, plain: Predicted | None = None) -> PredictedCase:

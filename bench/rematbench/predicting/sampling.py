@@ -47,6 +47,7 @@ class Sampler:
         self._build = build
         self._device = device
         self._sessions: dict[_Place, Session] = {}
+        self._tapes: dict[tuple[str, _Place], Tape] = {}
 
     def session(self, sizes: Sizes) -> Session:
         """Return the model at some sizes, with the state before each of its steps.
@@ -63,10 +64,16 @@ class Sampler:
             self._sessions[place] = session
         return self._sessions[place]
 
-    def takes(self, resolve: Resolve) -> Take:
-        """Return what runs a placement's step at some sizes."""
+    def takes(self, name: str, resolve: Resolve) -> Take:
+        """Return what runs a placement's step at some sizes, once; `name` stands for the placement."""
 
         def take(sizes: Sizes) -> Tape:
+            key = name, _Place.of(sizes)
+            if key not in self._tapes:
+                self._tapes[key] = run(sizes)
+            return self._tapes[key]
+
+        def run(sizes: Sizes) -> Tape:
             try:
                 session = self.session(sizes)
                 tape = session.tape(resolve(session))

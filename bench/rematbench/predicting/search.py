@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Protocol
 
 from rematbench.errors import RematbenchError
-from rematbench.predicting.axes import Axis, grains
+from rematbench.predicting.axes import NODES, Axis, is_small, lattices
 from rematbench.traces.extrapolation import Extrapolation
 from rematbench.traces.tape import Tape
 from rematbench.traces.unrolling import Unrolling, are_alike, unrolling_of
@@ -41,10 +41,13 @@ class Limits:
     Attributes:
         bytes: of its peak and of what is there before it.
         flops: of all of it.
+        share: of each size asked for that is run at most. Kernels choose by size what they allocate for themselves, and
+            the nearer the run that a fit is held against, the less is left unseen.
     """
 
     bytes: int
     flops: int
+    share: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class Predicted:
 
     Attributes:
         tape: the step.
+        at: the step at other sizes, as far as the same runs tell it: of sizes of the same names; None where they do not.
         runs: the sizes that were run, in their order.
         checked_at: the run that was predicted to the byte before this was believed; None where none was.
         off_bytes: by how much the peak of the last check was off; 0 where all of it was right.
@@ -63,6 +67,7 @@ class Predicted:
     """
 
     tape: Tape
+    at: Callable[[Sizes], Tape | None]
     runs: tuple[Sizes, ...]
     checked_at: Sizes | None
     off_bytes: int = 0
@@ -116,8 +121,10 @@ class _Deep:
     step: int
     unrolling: Unrolling
 
-    def times(self, value: int) -> int:
-        return (value - self.start) // self.step
+    def times(self, value: int) -> int | None:
+        """Return how often the repeats come more than at the start; None where they do not come to a value."""
+        times, left = divmod(value - self.start, self.step)
+        return None if left or times < 0 else times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +139,8 @@ class _Fit:
         """Return the tape at some sizes; None where its numbers would not be whole."""
         tape = self.extrapolation.at([sizes[axis.name] for axis in self.grid])
         for name, deep in self.deep.items():
-            tape = deep.unrolling.unrolled(tape, deep.times(sizes[name])) if tape else None
+            times = deep.times(sizes[name])
+            tape = deep.unrolling.unrolled(tape, times) if tape and times is not None else None
         return tape
 
 
@@ -159,9 +167,9 @@ class _Search:
         self._take = take
         self._target = dict(target)
         self._limits = limits
-        self._grains = {name: grains(value) for name, value in target.items()}
+        self._lattices = {name: lattices(value) for name, value in target.items()}
         self._rungs = dict.fromkeys(target, 0)
-        self._held = {name for name, value in target.items() if Axis(name=name, target=value, grain=1).is_small}
+        self._held = {name for name, value in target.items() if is_small(value)}
         self._tapes: dict[tuple[int, ...], Tape] = {}
         self._refused: dict[tuple[int, ...], str] = {}
         self._runs: list[Sizes] = []
@@ -179,8 +187,9 @@ class _Search:
                 found = self._checked(fit)
                 if found.is_exact:
                     return found
-                best = found if best is None or found.off_bytes <= best.off_bytes else best
-                raise _Climb([axis.name for axis in fit.grid], "a further run came out otherwise")
+                best = found if best is None or found.reach <= best.reach else best
+                if not self._climbed_towards(fit, found.checked_at or {}):
+                    break
             except _Hold as hold:
                 self._held.add(hold.axis)
             except _Climb as climb:
@@ -192,19 +201,38 @@ class _Search:
                 break
         if best is None:
             raise PredictionError(f"small steps do not tell it: {why}")
-        return replace(best, runs=tuple(self._runs))
+        return self._run_after_all() if self._is_small(best.tape) else replace(best, runs=tuple(self._runs))
+
+    def _run_after_all(self) -> Predicted:
+        self._notes["it was run at its own size, as smaller steps did not tell it"] = None
+        return self._result(self._tape(self._target), checked_at=self._target)
 
     def _free(self) -> list[Axis]:
         """Return the axes that are varied."""
-        return [
-            Axis(name=name, target=value, grain=self._grains[name][self._rungs[name]])
-            for name, value in self._target.items()
-            if name not in self._held
-        ]
+        return [self._axis(name) for name in self._target if name not in self._held]
+
+    def _climbed_towards(self, fit: _Fit, sizes: Sizes) -> bool:
+        """Move every axis up until its line reaches the run that came out otherwise.
+
+        Tell whether any moved, and what is to be run there is still small.
+        """
+        moved = False
+        for axis in fit.grid:
+            moved |= self._climbed([axis.name])
+            while self._axis(axis.name, 1).node(NODES - 1) <= sizes[axis.name] and self._climbed([axis.name]):
+                pass
+        top = {axis.name: self._axis(axis.name).node(1) for axis in fit.grid}
+        told = fit.at(top | {name: deep.start for name, deep in fit.deep.items()})
+        return moved and (told is None or self._is_small(told))
+
+    def _axis(self, name: str, more: int = 0) -> Axis:
+        """Return an axis where it has come to, or some rungs further up."""
+        known = self._lattices[name]
+        return Axis(name=name, target=self._target[name], lattice=known[min(self._rungs[name] + more, len(known) - 1)])
 
     def _climbed(self, names: Sequence[str]) -> bool:
         """Move some axes up to larger values; tell whether any could be."""
-        able = [name for name in names if self._rungs[name] + 1 < len(self._grains[name])]
+        able = [name for name in names if self._rungs[name] + 1 < len(self._lattices[name])]
         for name in able:
             self._rungs[name] += 1
         return bool(able)
@@ -266,9 +294,10 @@ class _Search:
         """
         shallow, deeper, deepest = line
         unrolling = unrolling_of(shallow, deeper)
-        if unrolling is not None and are_alike(unrolling.unrolled(shallow, 2), deepest):
-            return _Deep(start=axis.node(0), step=axis.grain, unrolling=unrolling)
-        if self._rungs[axis.name] + 1 < len(self._grains[axis.name]) and len(deepest.labels) == len(deeper.labels):
+        is_reached = (axis.target - axis.node(0)) % (axis.node(1) - axis.node(0)) == 0
+        if is_reached and unrolling is not None and are_alike(unrolling.unrolled(shallow, 2), deepest):
+            return _Deep(start=axis.node(0), step=axis.node(1) - axis.node(0), unrolling=unrolling)
+        if self._rungs[axis.name] + 1 < len(self._lattices[axis.name]) and len(deepest.labels) == len(deeper.labels):
             raise _Climb([axis.name], f"at other values of {axis.name} the step is another")
         if not alone and self._fits_beside(axis, line):
             raise _Hold(axis.name)
@@ -292,15 +321,18 @@ class _Search:
         if tape is None:
             raise _Climb(list(sizes), "the memory of the step is no polynomial of its sizes")
         if told is not None and _equal(told, measured):
-            return self._result(tape, checked_at=sizes, unrolled=bool(fit.deep))
+            return self._result(tape, fit, checked_at=sizes, unrolled=bool(fit.deep))
         off = abs(peak_bytes(told) - peak_bytes(measured)) if told else peak_bytes(measured)
-        reach = max(_LEAST_RANGE, 2 * off / max(1, peak_bytes(measured)))
+        # What was unlike anywhere may be unlike at the peak of a larger step.
+        unlike = _unlike(told, measured) if told else {}
+        reach = max(_LEAST_RANGE, 2 * (off + sum(unlike.values())) / max(1, peak_bytes(measured)))
         return self._result(
             tape,
+            fit,
             checked_at=sizes,
             off_bytes=off,
             reach=reach,
-            broken=_broken(told, measured) if told else (),
+            broken=tuple(unlike),
             unrolled=bool(fit.deep),
         )
 
@@ -338,33 +370,35 @@ class _Search:
         least = {
             axis.name: axis.node(2 if fit.extrapolation.is_settled(at) else 3) for at, axis in enumerate(fit.grid)
         }
-        share = 1.0
+        share, before = self._limits.share, None
         while True:
-            sizes = {
-                axis.name: max(least[axis.name], axis.at_most(axis.farthest * share)) for axis in fit.grid
-            } | deep
+            sizes = {axis.name: axis.like_the_target(axis.target * share, least[axis.name]) for axis in fit.grid} | deep
             told = fit.at(sizes)
-            if told is None or self._is_small(told) or all(sizes[name] == value for name, value in least.items()):
+            if told is None or self._is_small(told) or sizes == before:
                 return sizes
-            share /= 2
+            before, share = sizes, share / 2
 
     def _is_small(self, tape: Tape) -> bool:
         needed = peak_bytes(tape) + static_bytes(tape)
         return needed <= self._limits.bytes and tape.sum_of("flops") <= self._limits.flops
 
-    def _result(self, tape: Tape, **found: Any) -> Predicted:
-        return Predicted(tape=tape, runs=tuple(self._runs), notes=tuple(self._notes), **found)
+    def _result(self, tape: Tape, fit: _Fit | None = None, **found: Any) -> Predicted:
+        def at(sizes: Sizes) -> Tape | None:
+            return fit.at(sizes) if fit and all(sizes[name] == self._target[name] for name in self._held) else None
+
+        return Predicted(tape=tape, at=at, runs=tuple(self._runs), notes=tuple(self._notes), **found)
 
 
 def _equal(told: Tape, measured: Tape) -> bool:
     return told.values == measured.values and (told.labels == measured.labels or are_alike(told, measured))
 
 
-def _broken(told: Tape, measured: Tape) -> tuple[str, ...]:
-    """Name the modules whose memory came out otherwise, those of the greatest difference first."""
+def _unlike(told: Tape, measured: Tape) -> dict[str, int]:
+    """Return by how much what a module allocates came out otherwise, the greatest difference first."""
     sums: dict[str, int] = {}
     for tape, sign in ((told, 1), (measured, -1)):
         for label, value in zip(tape.labels, tape.values, strict=True):
             if label.kind == "allocate":
                 sums[label.name] = sums.get(label.name, 0) + sign * value
-    return tuple(sorted((name for name, off in sums.items() if off), key=lambda name: -abs(sums[name])))
+    found = {name: abs(off) for name, off in sums.items() if off}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
