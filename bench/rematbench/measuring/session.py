@@ -101,6 +101,11 @@ class Session:
         """The plain step's peak above its start; None where there is no plain step to compare with."""
         return self.peak_bytes(Placement(name="none")) if self._plain else None
 
+    @property
+    def static_bytes(self) -> int:
+        """What is there before the step: parameters, buffers, batch and optimizer state."""
+        return static_bytes(self.workload)
+
     @cached_property
     def outline(self) -> Outline:
         """What strategies act on: the model's chains as a step runs them; as they are listed where torch refuses."""

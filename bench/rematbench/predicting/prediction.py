@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -50,33 +50,44 @@ class Predictor:
     ) -> None:
         free = free_bytes(device)
         most = _MOST_BYTES if free is None else min(_MOST_BYTES, int(_SHARE * free))
-        self._limits = Limits(bytes=most if memory_bytes is None else memory_bytes, flops=_MOST_FLOPS)
+        self.limits = Limits(bytes=most if memory_bytes is None else memory_bytes, flops=_MOST_FLOPS)
         self.sampler = Sampler(build, device)
         self._found: dict[tuple[str, tuple[tuple[str, int], ...]], Predicted] = {}
 
-    def predicted(self, name: str, resolve: Resolve, target: Sizes) -> Predicted:
+    def predicted(
+        self, name: str, resolve: Resolve, target: Sizes, *, held: Collection[str] = ()
+    ) -> Predicted:
         """Predict one placement's step.
 
         Args:
             name: stands for the placement; what was predicted under it is not predicted again.
+            held: sizes that are run as asked for.
 
         Raises:
             PredictionError: no small step tells it; the sentence says why.
         """
-        key = name, tuple(sorted(target.items()))
+        key = name, (*sorted(target.items()), *((size, 0) for size in sorted(held)))
         if key not in self._found:
-            self._found[key] = predict(self.sampler.takes(name, resolve), target, self._limits)
+            self._found[key] = predict(self.sampler.takes(name, resolve), target, self.limits, held)
         return self._found[key]
 
-    def case(self, name: str, resolve: Resolve, target: Sizes, *, plain: Predicted | None = None) -> PredictedCase:
+    def case(
+        self,
+        name: str,
+        resolve: Resolve,
+        target: Sizes,
+        *,
+        plain: Predicted | None = None,
+        held: Collection[str] = (),
+    ) -> PredictedCase:
         """Predict one placement and say what rows say; `plain` is the plain step, to tell what is recomputed.
 
         Raises:
             PredictionError: as of `predicted`.
         """
-        found = self.predicted(name, resolve, target)
+        found = self.predicted(name, resolve, target, held=held)
         # Of a model with fewer blocks than asked for, the regions are others.
-        placement = None if found.unrolled else resolve(self.sampler.session(found.runs[-1]))
+        placement = None if found.depths else resolve(self.sampler.session(found.runs[-1]))
         return case_of(found, plain, target, placement)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Protocol
@@ -62,7 +62,7 @@ class Predicted:
         off_bytes: by how much the peak of the last check was off; 0 where all of it was right.
         reach: share of the peak by which the prediction may be off; 0 where the check was right.
         broken: modules whose memory came out otherwise at the check, as far as they are known.
-        unrolled: whether the runs had fewer blocks than asked for.
+        depths: sizes along which the step has more blocks, of which the runs had fewer than asked for.
         notes: what is worth knowing, in sentences.
     """
 
@@ -73,7 +73,7 @@ class Predicted:
     off_bytes: int = 0
     reach: float = 0.0
     broken: tuple[str, ...] = ()
-    unrolled: bool = False
+    depths: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -86,13 +86,16 @@ class PredictionError(RematbenchError):
     """No small step tells a large one: why, in a sentence."""
 
 
-def predict(take: Take, target: Sizes, limits: Limits) -> Predicted:
+def predict(take: Take, target: Sizes, limits: Limits, held: Collection[str] = ()) -> Predicted:
     """Predict the step at the target sizes.
+
+    Args:
+        held: sizes that are run as asked for.
 
     Raises:
         PredictionError: no run tells it.
     """
-    return _Search(take, target, limits).predicted()
+    return _Search(take, target, limits, held).predicted()
 
 
 def peak_bytes(tape: Tape) -> int:
@@ -163,13 +166,13 @@ class _Hold(Exception):
 class _Search:
     """One prediction on its way."""
 
-    def __init__(self, take: Take, target: Sizes, limits: Limits) -> None:
+    def __init__(self, take: Take, target: Sizes, limits: Limits, held: Collection[str]) -> None:
         self._take = take
         self._target = dict(target)
         self._limits = limits
         self._lattices = {name: lattices(value) for name, value in target.items()}
         self._rungs = dict.fromkeys(target, 0)
-        self._held = {name for name, value in target.items() if is_small(value)}
+        self._held = {name for name, value in target.items() if is_small(value) or name in held}
         self._tapes: dict[tuple[int, ...], Tape] = {}
         self._refused: dict[tuple[int, ...], str] = {}
         self._runs: list[Sizes] = []
@@ -321,7 +324,7 @@ class _Search:
         if tape is None:
             raise _Climb(list(sizes), "the memory of the step is no polynomial of its sizes")
         if told is not None and _equal(told, measured):
-            return self._result(tape, fit, checked_at=sizes, unrolled=bool(fit.deep))
+            return self._result(tape, fit, checked_at=sizes, depths=tuple(fit.deep))
         off = abs(peak_bytes(told) - peak_bytes(measured)) if told else peak_bytes(measured)
         # What was unlike anywhere may be unlike at the peak of a larger step.
         unlike = _unlike(told, measured) if told else {}
@@ -333,7 +336,7 @@ class _Search:
             off_bytes=off,
             reach=reach,
             broken=tuple(unlike),
-            unrolled=bool(fit.deep),
+            depths=tuple(fit.deep),
         )
 
     def _with_mixed(self, fit: _Fit) -> _Fit:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from rematbench.traces.timeline import Phase
 from rematbench.traces.trace import AllocationTrace, Event, Span
 
-Kind = Literal["allocate", "free", "begin", "end", "static", "flops", "uncounted"]
+Kind = Literal["allocate", "free", "begin", "end", "static", "flops", "uncounted", "measure"]
 
 
 class Label(NamedTuple):
@@ -24,7 +24,7 @@ class Label(NamedTuple):
     Attributes:
         kind: `allocate` and `free` of memory in a step; `begin` and `end` of a phase or of a module's call, whose number
             is 0; `static` bytes, there before the step; `flops` of one operator;
-            `uncounted` an operator that has none, whose number is 0.
+            `uncounted` an operator that has none, whose number is 0; `measure` any number of something else.
         name: of an event the innermost module at work, of the others the phase, module, tensor or operator.
         phase: in which it was; None outside all.
         is_block: whether what begins or ends is a module's call.
