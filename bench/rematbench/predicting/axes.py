@@ -8,6 +8,7 @@ from math import isqrt
 NODES = 3
 """Values run on an axis: enough for a square, and to see that what is linear is no more."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Lattice:
     """The values of a size that are run: a first one and equal distances.

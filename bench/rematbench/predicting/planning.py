@@ -64,7 +64,7 @@ class PredictedPlanner:
         """Predict the step under a placement of this depth."""
         name = placement.model_copy(update={"name": "", "fingerprint": None}).model_dump_json()
         return self._predictor.predicted(
-            name if placement.regions else PLAIN, lambda _: placement, self._target, held=self._depths
+            name if placement.regions else PLAIN, lambda _: placement, self._target, held=self.depths
         )
 
     @cached_property
@@ -72,18 +72,18 @@ class PredictedPlanner:
         return self._predictor.predicted(PLAIN, lambda _: Placement(name=PLAIN), self._target)
 
     @property
-    def _depths(self) -> frozenset[str]:
+    def depths(self) -> frozenset[str]:
         """The sizes that are run as asked for: of another depth, regions would be others."""
         return frozenset(self._plain.depths)
 
     @cached_property
-    def _small(self) -> Sizes:
+    def small(self) -> Sizes:
         """The first sizes that were run, at the depth asked for."""
-        return {**self._plain.runs[0], **{name: self._target[name] for name in self._depths}}
+        return {**self._plain.runs[0], **{name: self._target[name] for name in self.depths}}
 
     @cached_property
     def _session(self) -> _PredictedSession:
-        return _PredictedSession(self._predictor.sampler.session(self._small), self._device, self)
+        return _PredictedSession(self._predictor.sampler.session(self.small), self._device, self)
 
     def _profile(self, at: str | None) -> Profile:
         """Profile the units at small sizes and tell what the profile is at the target."""
@@ -99,7 +99,7 @@ class PredictedPlanner:
 
         # The candidates are accepted on predicted steps, so that a profile need not be held against a large one.
         limits = Limits(bytes=self._predictor.limits.bytes, flops=self._predictor.limits.flops, share=0.0)
-        told = predict(take, self._target, limits, held=self._depths).tape
+        told = predict(take, self._target, limits, held=self.depths).tape
         return _with_numbers(found[told.shape], told.values)
 
 
@@ -179,4 +179,3 @@ def _with_numbers(measured: Profile, values: Sequence[int]) -> Profile:
 
     made: Profile = renewed(measured)
     return made
-

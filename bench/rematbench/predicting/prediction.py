@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement
 from rematbench.predicting.sampling import Resolve, Sampler
-from rematbench.predicting.search import Limits, Predicted, Sizes, predict, static_bytes
+from rematbench.predicting.search import Limits, Predicted, Sizes, peak_bytes, predict, static_bytes
 from rematbench.records.measurement import Flops, Memory, PredictionFacts
 from rematbench.traces.replay import reading_of
 from rematbench.traces.tape import Tape
@@ -22,6 +23,9 @@ _SHARE = 0.25
 _MOST_BYTES = 2 * 2**30
 _MOST_FLOPS = 5 * 10**10
 """Of a small step: about a second on a processor."""
+
+_LONGER = 20
+"""So much longer may a step take that confirms an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +55,11 @@ class Predictor:
         free = free_bytes(device)
         most = _MOST_BYTES if free is None else min(_MOST_BYTES, int(_SHARE * free))
         self.limits = Limits(bytes=most if memory_bytes is None else memory_bytes, flops=_MOST_FLOPS)
+        self._build, self._device = build, device
         self.sampler = Sampler(build, device)
         self._found: dict[tuple[str, tuple[tuple[str, int], ...]], Predicted] = {}
 
-    def predicted(
-        self, name: str, resolve: Resolve, target: Sizes, *, held: Collection[str] = ()
-    ) -> Predicted:
+    def predicted(self, name: str, resolve: Resolve, target: Sizes, *, held: Collection[str] = ()) -> Predicted:
         """Predict one placement's step.
 
         Args:
@@ -70,6 +73,16 @@ class Predictor:
         if key not in self._found:
             self._found[key] = predict(self.sampler.takes(name, resolve), target, self.limits, held)
         return self._found[key]
+
+    def measured_bytes(self, name: str, resolve: Resolve, target: Sizes) -> int | None:
+        """Run a predicted step and return its peak with what is there before it; None where it is too large."""
+        tape = self.predicted(name, resolve, target).tape
+        free = free_bytes(self._device)
+        needed = peak_bytes(tape) + static_bytes(tape)
+        if (free is not None and 2 * needed > free) or tape.sum_of("flops") > _LONGER * self.limits.flops:
+            return None
+        session = Session(self._build(target), self._device)
+        return session.peak_bytes(resolve(session)) + session.static_bytes
 
     def case(
         self,
@@ -139,7 +152,9 @@ def _flops(tape: Tape, plain: Tape | None) -> Flops | None:
         return None
     total = tape.sum_of("flops")
     recompute = total - plain.sum_of("flops") if plain is not None else None
-    return Flops(forward=tape.sum_of("flops", "forward"), total=total, recompute=recompute, uncounted_ops=_uncounted(tape))
+    return Flops(
+        forward=tape.sum_of("flops", "forward"), total=total, recompute=recompute, uncounted_ops=_uncounted(tape)
+    )
 
 
 def _uncounted(tape: Tape) -> tuple[str, ...]:
@@ -157,5 +172,3 @@ def sentence_of(facts: PredictionFacts) -> str:
     where = f" (most in {', '.join(name or 'the model itself' for name in facts.broken[:3])})" if facts.broken else ""
     low, high = format_bytes(facts.low_bytes), format_bytes(facts.high_bytes)
     return f"between {low} and {high}, from {runs}: one more, at {at}, came out otherwise{where}"
-
-

@@ -284,9 +284,7 @@ class _Search:
             for step, tape in enumerate(line)
         }
         nodes = tuple(axis.nodes for axis in grid)
-        return _Fit(
-            grid=tuple(grid), extrapolation=Extrapolation(nodes=nodes, tapes=tapes or {(): first}), deep=deep
-        )
+        return _Fit(grid=tuple(grid), extrapolation=Extrapolation(nodes=nodes, tapes=tapes or {(): first}), deep=deep)
 
     def _deepening(self, axis: Axis, line: Sequence[Tape], *, alone: bool) -> _Deep:
         """Return how the step grows along an axis on which it has other entries.
@@ -347,15 +345,21 @@ class _Search:
         index = (1,) * len(fit.grid)
         try:
             measured = self._tape(self._sizes_at(fit, index))
-            wrong = extrapolation.wrong([axis.node(1) for axis in fit.grid], measured) if (
-                extrapolation.center.is_like(measured)
-            ) else None
+            wrong = (
+                extrapolation.wrong([axis.node(1) for axis in fit.grid], measured)
+                if (extrapolation.center.is_like(measured))
+                else None
+            )
             if wrong is None:
                 raise _Climb([axis.name for axis in fit.grid], "at other sizes together the step is another")
             if not wrong.any():
                 return fit
             extrapolation = extrapolation.with_mixed(wrong)
-            more = {at: self._tape(self._sizes_at(fit, at)) for at in extrapolation.grid if at not in fit.extrapolation.tapes}
+            more = {
+                at: self._tape(self._sizes_at(fit, at))
+                for at in extrapolation.grid
+                if at not in fit.extrapolation.tapes
+            }
         except Refused as refused:
             raise _Climb([axis.name for axis in fit.grid], str(refused)) from None
         if not all(extrapolation.center.is_like(tape) for tape in more.values()):
@@ -370,9 +374,7 @@ class _Search:
         """Return the largest sizes to hold a fit against: as far as the limits allow, and one step deeper."""
         deep = {name: axis.start + axis.step for name, axis in fit.deep.items()}
         # A line whose last value has borne out its degrees is checked by it; else there has to be one more.
-        least = {
-            axis.name: axis.node(2 if fit.extrapolation.is_settled(at) else 3) for at, axis in enumerate(fit.grid)
-        }
+        least = {axis.name: axis.node(2 if fit.extrapolation.is_settled(at) else 3) for at, axis in enumerate(fit.grid)}
         share, before = self._limits.share, None
         while True:
             sizes = {axis.name: axis.like_the_target(axis.target * share, least[axis.name]) for axis in fit.grid} | deep
