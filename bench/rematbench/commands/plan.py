@@ -34,7 +34,8 @@ def plan(
     ] = "total",
     minimise: Annotated[str | None, typer.Option(help="time, unless told, or flops; the curve is of flops.")] = None,
     sizes: Annotated[
-        list[str] | None, typer.Option("--at", help="A size that is not run, batch=64: the plan is told from small ones.")
+        list[str] | None,
+        typer.Option("--at", help="A size that is not run, batch=64: the plan is told from small ones."),
     ] = None,
     frontier: Annotated[bool, typer.Option("--frontier", help="Plan and measure the whole curve instead.")] = False,
     points: Annotated[int, typer.Option(min=2, max=MOST_POINTS, help="Points of the curve.")] = _POINTS,

@@ -15,7 +15,7 @@ from rematbench.traces.unrolling import Unrolling, are_alike, unrolling_of
 
 Sizes = Mapping[str, int]
 
-_MOST_ATTEMPTS = 10
+_MOST_ATTEMPTS = 24
 _LEAST_RANGE = 0.01
 
 
