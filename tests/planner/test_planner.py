@@ -196,11 +196,11 @@ def test_a_candidate_that_runs_out_of_memory_is_not_the_end_of_a_plan(monkeypatc
     first: list[object] = []
     fresh: list[int] = []
 
-    def running_out(placement: Placement) -> int:
+    def running_out(placement: Placement, *, passes: int) -> int:
         first.append(placement.regions)
         if placement.regions == first[0]:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-        return metered(placement)
+        return metered(placement, passes=passes)
 
     def freshly() -> None:
         fresh.append(1)
@@ -221,7 +221,7 @@ def test_another_error_of_a_candidate_is_the_end_of_a_plan(monkeypatch: pytest.M
     model, batch = deep()
     session = Session(Workload(module=model, batch=batch), CPU)
 
-    def broken(_placement: Placement) -> int:
+    def broken(_placement: Placement, **_: object) -> int:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(session, "peak_bytes", broken)
