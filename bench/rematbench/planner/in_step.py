@@ -25,7 +25,7 @@ from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import Profile, UnitProfile
 from rematbench.workload.devices import clock_for, is_accelerator
 
-_ROUNDS = 3, 6
+_ROUNDS = 3, 5
 _STEADY = 0.03
 """The least and the most rounds; they end where the rounds agree to this share of the plain step."""
 

@@ -324,13 +324,14 @@ class Planner:
     def _doubt(self, schedules: Sequence[Schedule], leanest: float) -> float:
         """Return by how much predictions are doubted: by little where both ends of the frontier are told right."""
         plain = self._session.plain_peak_bytes
-        if not schedules or not plain or leanest == math.inf or schedules[-1].regions:
+        if not schedules or not plain or leanest == math.inf:
             return _DOUBT
-        errors = [
-            abs(measured / self.predicted_peak_bytes(schedule) - 1)
-            for schedule, measured in ((schedules[0], leanest), (schedules[-1], plain))
-        ]
-        return _DOUBT if max(errors) > _RIGHT else _SLACK
+        ends = (
+            (leanest, self.predicted_peak_bytes(schedules[0])),
+            (plain, simulate(self.profile.chain("flops"), ()).peak_bytes),
+        )
+        is_right = all(abs(measured / predicted - 1) <= _RIGHT for measured, predicted in ends)
+        return _SLACK if is_right else _DOUBT
 
     def _runs_within(self, placement: Placement, budget: int) -> bool:
         """Tell whether a step runs in no more than the budget, where a device can be held to it."""
@@ -451,8 +452,11 @@ class _Search:
         upwards, and the first that does not fit is the last. Below the budget, a point that does not fit lowers the
         sights by its error.
         """
-        inside = self._last_below(self._budget)
-        above = min(self._last_below(int(self._budget * (1 + _SLACK))), inside + _TRIES)
+        if not self._predicted:
+            return None
+        # Where not even the leanest is predicted to fit, it is as near as any.
+        inside = max(0, self._last_below(self._budget))
+        above = max(inside, min(self._last_below(int(self._budget * (1 + _SLACK))), inside + _TRIES))
         if self._is_right(inside):
             return next((at - 1 for at in range(inside + 1, above + 1) if not self._fits(at)), above)
         for at in range(above, inside, -1):
@@ -464,11 +468,11 @@ class _Search:
                 return at
             error = self._measured(at) - self._predicted[at]
             at = at - 1 if error == math.inf else min(at - 1, self._last_below(self._budget - int(error)))
-        return 0 if self._predicted and self._fits(0) else None
+        return 0 if self._fits(0) else None
 
     def _is_right(self, at: int) -> bool:
         """Tell whether a point is near the budget, and fits as predicted."""
-        if at < 0 or self._predicted[at] < self._budget * (1 - _NEAR) or not self._fits(at):
+        if self._predicted[at] < self._budget * (1 - _NEAR) or not self._fits(at):
             return False
         return abs(self._measured(at) / self._predicted[at] - 1) <= _RIGHT
 
