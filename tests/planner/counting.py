@@ -13,6 +13,7 @@ from torch.nn import functional
 from rematbench.measuring import session
 from rematbench.measuring.cpu_meter import CpuMeter
 from rematbench.planner.unit_call import UnitCall
+from rematbench.workload.step import training_step
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def counted() -> Iterator[Counter[str]]:
 
     with (
         patch.object(UnitCall, "run", counting("unit forwards", UnitCall.run)),
-        patch.object(session, "training_step", counting("whole steps", session.training_step)),
+        patch.object(session, "training_step", counting("whole steps", training_step)),
         patch.object(CpuMeter, "read", counting("metered", CpuMeter.read)),
     ):
         yield found

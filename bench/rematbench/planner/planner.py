@@ -48,8 +48,8 @@ _SLACK = 0.03
 _NEAR = 0.15
 """How far below the budget a point is near it: what is known of its prediction goes for those above it."""
 
-_RIGHT = 0.002
-"""Within what a prediction is right: of plans that are told, most are to some bytes."""
+_RIGHT = 0.005
+"""Within what a prediction is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,9 +307,9 @@ class Planner:
 
         That is where it trains another way, or where a device that can be held to the budget cannot run it within.
         """
-        # Most candidates do not fit, which one pass tells.
+        # What is no plan, one pass tells of.
         peak = self.measured_peak_bytes(schedule, passes=1)
-        if peak > budget or (peak := self.measured_peak_bytes(schedule)) > budget:
+        if peak > budget:
             return peak
         if not self._runs_within(self._candidate(schedule.regions), budget):
             return math.inf
@@ -331,7 +331,7 @@ class Planner:
             (plain, simulate(self.profile.chain("flops"), ()).peak_bytes),
         )
         is_right = all(abs(measured / predicted - 1) <= _RIGHT for measured, predicted in ends)
-        return _SLACK if is_right else _DOUBT
+        return 2 * _RIGHT if is_right else _DOUBT
 
     def _runs_within(self, placement: Placement, budget: int) -> bool:
         """Tell whether a step runs in no more than the budget, where a device can be held to it."""
@@ -447,21 +447,22 @@ class _Search:
     def best(self) -> int | None:
         """Return the point's index; None if not even the first fits.
 
-        Points predicted a little above the budget may fit all the same: they are measured too, the cheapest of them
-        before the others. Where the last one predicted to fit is near the budget and fits as predicted, they are tried
-        upwards, and the first that does not fit is the last. Below the budget, a point that does not fit lowers the
-        sights by its error.
+        Points predicted a little above the budget may fit all the same. Where the last one predicted to fit is near the
+        budget and is told too high, they are all measured, the cheapest of them before the others. Where it is told
+        right or too low they are tried upwards, and the first that does not fit is the last. Below the budget, a point
+        that does not fit lowers the sights by its error.
         """
         if not self._predicted:
             return None
         # Where not even the leanest is predicted to fit, it is as near as any.
         inside = max(0, self._last_below(self._budget))
         above = max(inside, min(self._last_below(int(self._budget * (1 + _SLACK))), inside + _TRIES))
-        if self._is_right(inside):
-            return next((at - 1 for at in range(inside + 1, above + 1) if not self._fits(at)), above)
-        for at in range(above, inside, -1):
-            if self._fits(at):
-                return at
+        if self._is_told_too_high(inside):
+            found = next((at for at in range(above, inside, -1) if self._fits(at)), inside)
+        else:
+            found = next((at - 1 for at in range(inside + 1, above + 1) if not self._fits(at)), above)
+        if found > inside:
+            return found
         at = inside
         while at >= 0:
             if self._fits(at):
@@ -470,11 +471,13 @@ class _Search:
             at = at - 1 if error == math.inf else min(at - 1, self._last_below(self._budget - int(error)))
         return 0 if self._fits(0) else None
 
-    def _is_right(self, at: int) -> bool:
-        """Tell whether a point is near the budget, and fits as predicted."""
-        if self._predicted[at] < self._budget * (1 - _NEAR) or not self._fits(at):
-            return False
-        return abs(self._measured(at) / self._predicted[at] - 1) <= _RIGHT
+    def _is_told_too_high(self, at: int) -> bool:
+        """Tell whether points above one that is predicted to fit may; far from the budget it says nothing of them."""
+        if self._predicted[at] < self._budget * (1 - _NEAR):
+            return True
+        self._tried.add(at)
+        measured = self._measured(at)
+        return measured == math.inf or measured < self._predicted[at] * (1 - _RIGHT)
 
     def _last_below(self, budget: int) -> int:
         return bisect_right(self._predicted, budget) - 1

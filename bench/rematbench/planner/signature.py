@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rematbench.measuring.flops import FlopMeter
-from rematbench.torch_internals import StorageReference, storage_key
+from rematbench.torch_internals import StorageReference, keys_of_freed, storage_key
 
 _PLAIN = (int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format, type(None))
 
@@ -30,7 +30,7 @@ class Recorder(FlopMeter):
         self._is_whole = True
         # By key, which a reference keeps from being given again; it also says when a storage is gone.
         self._storages: dict[int, tuple[int, StorageReference]] = {}
-        self._alive: dict[int, StorageReference] = {}
+        self._alive: dict[int, int] = {}
 
     def digest(self) -> str | None:
         """Return the digest; None where an argument is neither a tensor nor a plain value, and may differ unseen."""
@@ -52,11 +52,9 @@ class Recorder(FlopMeter):
 
     def _note_freed(self) -> None:
         """Note what is gone since the operator before: a module may hold on to what another of its class lets go."""
-        freed = [number for number, storage in self._alive.items() if not storage.is_alive]
+        freed = [self._alive.pop(key) for key in keys_of_freed(self._alive)]
         if freed:
             self._hash.update(f"freed:{freed}\n".encode())
-        for number in freed:
-            del self._alive[number]
 
     def _described(self, value: Any) -> str:
         if isinstance(value, torch.Tensor):
@@ -79,9 +77,10 @@ class Recorder(FlopMeter):
     def _number_of(self, key: int, value: torch.Tensor | torch.UntypedStorage) -> str:
         """Return a number for a storage, and its size, which an operator may change."""
         if key not in self._storages:
-            reference = StorageReference(value)
-            self._storages[key] = len(self._storages), reference
-        number, reference = self._storages[key]
-        self._alive[number] = reference
+            number = len(self._storages)
+            self._storages[key] = number, StorageReference(value)
+            if not isinstance(value, torch.nn.Parameter):  # which the module holds, and is asked of in vain
+                self._alive[key] = number
+        number, _ = self._storages[key]
         storage = value.untyped_storage() if isinstance(value, torch.Tensor) else value
         return f"{number} of {storage.nbytes()} bytes"
