@@ -96,4 +96,4 @@ def gpt_24() -> tuple[nn.Module, tuple[torch.Tensor]]:
 
 def gpt_12_small() -> tuple[nn.Module, tuple[torch.Tensor]]:
     """Twelve blocks whose step is mostly Python's and torch's own overhead."""
-    return Transformer(12, width=64), (torch.randint(0, 1000, (2, 32)),)
+    return Transformer(12, width=64, vocabulary=100), (torch.randint(0, 100, (4, 32)),)

@@ -215,7 +215,7 @@ class Session:
                 training_step(self.workload)
             # The lifetimes are not kept: a planner reads hundreds of steps, and the collector would look at them all.
             found = [replace(self._read(), trace=None) for _ in range(passes)]
-            if judged and self._plain and placement.regions not in self._equalities:
+            if judged and self._plain and placement.regions and placement.regions not in self._equalities:
                 # What the last pass has left behind is what any step would: it need not be run again to be judged.
                 self._equalities[placement.regions] = self._compared(self._left_behind())
             return found

@@ -169,15 +169,7 @@ class UnitMeter:
                 if end.requires_grad:
                     with as_unit_error():
                         end.backward()
-                named = {name: own for member in call.members for name, own in member.named_parameters()}
-                gradients |= {name: own.grad for name, own in named.items()}
-                buffers = {name: own for member in call.members for name, own in member.named_buffers()}
-                outcome = Outcome(
-                    loss=torch.zeros(()),
-                    gradients={name: _dense(gradient) for name, gradient in gradients.items()},
-                    buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
-                    random={},
-                )
+                outcome = _left_behind(call, gradients)
             finally:
                 for parameter in call.parameters:
                     parameter.grad = None
@@ -254,6 +246,18 @@ def _saved_of(
         new_saved_bytes=sum(size for storage, size in sizes.items() if storage in storages),
     )
     return saved, [StorageReference(leaf) for leaf in new.values()]
+
+
+def _left_behind(call: UnitCall, of_inputs: dict[str, torch.Tensor | None]) -> Outcome:
+    named = {name: own for member in call.members for name, own in member.named_parameters()}
+    buffers = {name: own for member in call.members for name, own in member.named_buffers()}
+    gradients = of_inputs | {name: own.grad for name, own in named.items()}
+    return Outcome(
+        loss=torch.zeros(()),
+        gradients={name: _dense(gradient) for name, gradient in gradients.items()},
+        buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
+        random={},
+    )
 
 
 def _dense(gradient: torch.Tensor | None) -> torch.Tensor | None:
