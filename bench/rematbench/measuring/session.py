@@ -80,6 +80,7 @@ class Session:
         self._equalities: dict[tuple[Region, ...], Equality | None] = {}
         self._has_recomputed = False
         self._readings: dict[tuple[object, ...], list[Reading]] = {}
+        self._losses: list[torch.Tensor] = []
 
     def keep_plain(self) -> None:
         """Run the plain step twice, to compare with and to know its noise, after one that is discarded.
@@ -112,9 +113,9 @@ class Session:
             recording = None
         return outline(self.workload.module, recording)
 
-    def peak_bytes(self, placement: Placement) -> int:
-        """Meter a placement's step and return its peak, the greater of the passes."""
-        return _worst(self.readings(placement)).peak_bytes
+    def peak_bytes(self, placement: Placement, *, passes: int = PASSES) -> int:
+        """Meter a placement's step and return its peak, the greatest of the passes."""
+        return _worst(self.readings(placement, passes=passes)).peak_bytes
 
     def measure(self, placement: Placement) -> UntimedMeasurement:
         """Apply a placement, measure everything but its time, and remove it."""
@@ -138,7 +139,10 @@ class Session:
         )
 
     def equality(self, placement: Placement) -> Equality | None:
-        """Hold a step under a placement against the plain step, once; None where there is no plain step."""
+        """Hold a step under a placement against the plain step, once; None where there is no plain step.
+
+        Where all passes of it have been metered, that has been done.
+        """
         if self._plain and placement.regions not in self._equalities:
             with applied(self.workload.module, placement):
                 self._equalities[placement.regions] = self._compared(self._outcome())
@@ -174,16 +178,20 @@ class Session:
         self.fresh()
         return outcome_of(self.workload, training_step(self.workload), self._device)
 
-    def readings(self, placement: Placement, *, every: bool = False) -> list[Reading]:
+    def readings(self, placement: Placement, *, every: bool = False, passes: int = PASSES) -> list[Reading]:
         """Meter a placement's step in passes that should not differ; `every` marks the modules inside blocks too.
 
         Regions that were metered once are not metered again, whatever the placement's name: a planner reads what it
-        then chooses, and every step starts from the same state.
+        then chooses, and every step starts from the same state. What it does not choose, one pass is enough for.
         """
         key = placement.regions, placement.compile_budget, every
-        if key not in self._readings:
-            self._readings[key] = self._metered(placement, every)
-        return self._readings[key]
+        found = self._readings.get(key, [])
+        if len(found) < passes:
+            # Kept only once all have gone well.
+            judged = passes == PASSES and not every
+            more = self._metered(placement, passes - len(found), every=every, judged=judged)
+            found = self._readings[key] = [*found, *more]
+        return found
 
     def trace(self, placement: Placement) -> AllocationTrace | None:
         """Return what one step under a placement allocated and freed; None where the meter cannot tell."""
@@ -192,7 +200,7 @@ class Session:
             training_step(self.workload)
             return self._read().trace
 
-    def _metered(self, placement: Placement, every: bool) -> list[Reading]:
+    def _metered(self, placement: Placement, passes: int, *, every: bool, judged: bool) -> list[Reading]:
         model, mark = self.workload.module, self._meter.block
         # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself. Nothing stands
         # in front of what is to be compiled, or dynamo would compile that in.
@@ -206,12 +214,21 @@ class Session:
                 self.fresh()
                 training_step(self.workload)
             # The lifetimes are not kept: a planner reads hundreds of steps, and the collector would look at them all.
-            return [replace(self._read(), trace=None) for _ in range(PASSES)]
+            found = [replace(self._read(), trace=None) for _ in range(passes)]
+            if judged and self._plain and placement.regions and placement.regions not in self._equalities:
+                # What the last pass has left behind is what any step would: it need not be run again to be judged.
+                self._equalities[placement.regions] = self._compared(self._left_behind())
+            return found
 
     def _read(self) -> Reading:
         self.fresh()
         gc.collect()  # so that what a reference cycle keeps is there, or gone, in every pass alike
-        return self._meter.read(lambda phases: training_step(self.workload, phases))
+        self._losses.clear()
+        return self._meter.read(lambda phases: self._losses.append(training_step(self.workload, phases)))
+
+    def _left_behind(self) -> Outcome:
+        """Return what the step just metered has left behind."""
+        return outcome_of(self.workload, self._losses[-1], self._device)
 
     def _memory_of(self, readings: list[Reading], *, inside: bool) -> Memory:
         """Sum up what was read; by block only where the inside of the model could be watched."""
