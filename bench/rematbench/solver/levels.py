@@ -72,14 +72,15 @@ class Table:
 
     def open(self, rows: Array, other: Table) -> None:
         """Take the better of what is there and another way, row by row."""
-        self.costs[rows] = np.minimum(self.costs[rows], other.costs)
-        mine = self.least[rows]
-        self.tight[rows] = np.where(
-            mine < other.least,
-            self.tight[rows],
-            np.where(mine > other.least, other.tight, np.minimum(self.tight[rows], other.tight)),
-        )
-        self.least[rows] = np.minimum(mine, other.least)
+        if not len(rows):
+            return
+        # Rows are mostly all of them or some that follow one another: those need not be copied out and in.
+        which = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
+        self.costs[which] = np.minimum(self.costs[which], other.costs)
+        mine, tight = self.least[which], self.tight[which]
+        equal = np.minimum(tight, other.tight)
+        self.tight[which] = np.where(mine < other.least, tight, np.where(mine > other.least, other.tight, equal))
+        self.least[which] = np.minimum(mine, other.least)
 
     def dearer(self, by: Array) -> None:
         """Put a cost on top of each row."""
@@ -213,33 +214,28 @@ class LevelTables:
         """Do what is to be done before any range is filled."""
 
     def _fill_ranges(self, starts: Array, stops: Array) -> None:
-        """Solve ranges of one length, in every state of their starts."""
-        layout = self.layout
+        """Solve ranges of one length, in every state of their starts: those with the whole input charged come first."""
+        layout, every = self.layout, np.arange(len(starts))
+        others = np.diff(layout.first)[starts] - 1
+        of = np.repeat(every, others)
         whole = layout.first[starts]
-        units, regions = self._units_first(whole, stops), self._regions_first(starts, stops)
-        every = np.arange(len(starts))
-        found = units.of_rows(every)
-        found.open(every, regions)
-        rows = self._put(whole, stops, found)
+        rest = whole[of] + 1 + np.arange(len(of)) - np.repeat(np.cumsum(others) - others, others)
+        states, stops_of = np.concatenate((whole, rest)), np.concatenate((stops, stops[of]))
+        found = self._units_first(states, stops_of)
         # One region may be all there is; where its rerun would begin with a region, that one will do.
         place = layout.regions.first[starts] + self._shorter[starts]
         alone = np.flatnonzero(place < layout.regions.first[starts + 1])
         alone = alone[layout.regions.stop[place[alone]] == stops[alone]]
+        within = found.of_rows(alone)
+        regions = self._regions_first(starts, stops)
+        found.open(every, regions)
+        within.dearer(np.full(len(alone), self.region_cost))
+        regions.open(alone, within)
+        least = regions.least[of] + layout.input_held[rest]
+        found.open(np.arange(len(starts), len(states)), self._lifted(regions, of, self._by_input, rest, least))
+        rows = self._put(states, stops_of, found)
         self.region_row[place[alone]] = rows[alone]
         self._shorter[starts[alone]] += 1
-        within = units.of_rows(alone)
-        within.costs[:] += self.region_cost
-        within.tight[:] += self.region_cost
-        regions.open(alone, within)
-        others = np.diff(layout.first)[starts] - 1
-        of = np.repeat(every, others)
-        if not len(of):
-            return
-        states = whole[of] + 1 + np.arange(len(of)) - np.repeat(np.cumsum(others) - others, others)
-        found = self._units_first(states, stops[of])
-        least = regions.least[of] + layout.input_held[states]
-        found.open(np.arange(len(of)), self._lifted(regions, of, self._by_input, states, least))
-        self._put(states, stops[of], found)
 
     def _put(self, states: Array, stops: Array, found: Table) -> Array:
         rows = self._used + np.arange(len(states))

@@ -46,7 +46,10 @@ _FRONTIER = 128
 """How many points a frontier on levels has at most; in long chains a third of that."""
 
 _BOUNDED = 6
-"""How many points of a frontier on levels have a bound made for them; it is one for the points between them too."""
+"""How many points of a frontier on levels have a bound made for them; it is one for the points between them too.
+
+In long chains it is a third of that.
+"""
 
 
 class InfeasibleError(RematbenchError):
@@ -89,7 +92,7 @@ def frontier(chain: UnitChain, *, points: int | None = POINTS, stride: int | Non
         levels = _levels(chain, plain, points or POINTS, stride)
         rooms = _along(levels, min(points or POINTS, _FRONTIER if stride == 1 else _FRONTIER // 3))
         found = _unbeaten([_schedule(chain, regions) for regions in regions_within(levels, rooms)])
-    some = found[:: -(-len(found) // _BOUNDED)]
+    some = found[:: -(-len(found) // (_BOUNDED if stride == 1 else _BOUNDED // 3))]
     bounds = bounds_below(levels, [(schedule.regions, schedule.peak_bytes) for schedule in some], widths=(0.05,))
     return tuple(_with_gap(schedule, bounds) for schedule in found)
 
