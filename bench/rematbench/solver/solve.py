@@ -39,6 +39,7 @@ LONG = 120
 """Units beyond which regions begin and end at multiples of a stride only, unless told."""
 
 _UNLIMITED = 1 << 49
+"""Bytes that no machine has; beyond them lists would not be kept apart (`pareto`)."""
 
 _FEWEST_LEVELS = 96
 
@@ -81,7 +82,7 @@ def frontier(chain: UnitChain, *, points: int | None = POINTS, stride: int | Non
             told it is 1 up to `LONG` units and grows with them from there.
     """
     stride = _stride(chain, stride)
-    plain = simulate(chain, ()).peak_bytes
+    plain = _plain_peak_bytes(chain)
     tables = _listed(chain, _UNLIMITED, points, stride)
     if tables is not None:
         found = _unbeaten([tables.schedule(number) for number in range(len(tables.whole.peaks))])
@@ -104,11 +105,11 @@ def solve(chain: UnitChain, budget_bytes: int, *, points: int | None = POINTS, s
         InfeasibleError: none fits, whatever `points`; of those considered where `stride` is above 1.
     """
     stride = _stride(chain, stride)
-    tables = _listed(chain, budget_bytes, points, stride)
+    most = min(budget_bytes, _plain_peak_bytes(chain))
+    tables = _listed(chain, most, points, stride)
     listed = tables is not None and bool(len(tables.whole.peaks))
     if tables is not None and listed and stride == 1:
         return tables.schedule(len(tables.whole.peaks) - 1)
-    most = min(budget_bytes, simulate(chain, ()).peak_bytes)
     levels = _levels(chain, most, points or POINTS, stride)
     least = int(levels.top.least[levels.beginning])
     if least <= budget_bytes:
@@ -119,6 +120,20 @@ def solve(chain: UnitChain, budget_bytes: int, *, points: int | None = POINTS, s
         return _with_gap(found, bounds_below(levels, [(found.regions, most)]), most)
     best = simulate(chain, *regions_within(levels, [least]))
     raise InfeasibleError(budget_bytes, best.peak_bytes, chain.units[best.peak_unit].name)
+
+
+def _plain_peak_bytes(chain: UnitChain) -> int:
+    """Return the peak of the plain step.
+
+    Raises:
+        RematbenchError: it is more than any machine has.
+    """
+    if (peak := simulate(chain, ()).peak_bytes) >= _UNLIMITED:
+        raise RematbenchError(
+            f"{chain.units[0].name} and what follows it: the plain step takes {format_bytes(peak)}, more than any "
+            f"machine has: give the sizes in bytes"
+        )
+    return peak
 
 
 def _stride(chain: UnitChain, stride: int | None) -> int:
