@@ -27,11 +27,11 @@ from rematbench.planner.profile import BEGINNING, Profile
 from rematbench.planner.profiling import profile
 from rematbench.planner.scheduled import placement_of
 from rematbench.records.measurement import PlanFacts, PlanPoint
-from rematbench.solver.bound import least_cost, least_working_set_bytes
+from rematbench.solver.bound import least_working_set_bytes
 from rematbench.solver.chain import UnitChain
 from rematbench.solver.schedule import NOTHING, Schedule, UnitRegion, even_cuts
 from rematbench.solver.simulate import simulate
-from rematbench.solver.solve import LONG, frontier
+from rematbench.solver.solve import cost_bound, frontier
 from rematbench.units import format_bytes
 from rematbench.workload.building import static_bytes
 from rematbench.workload.devices import is_out_of_memory, release_cached
@@ -127,7 +127,7 @@ class Planner:
         measured, bound_peak = int(self.measured_peak_bytes(chosen)), least_working_set_bytes(chain)
         # Units so small that their measures are of the meter's own blocks: what is measured below a bound refutes it.
         bounded = measured >= bound_peak
-        bound_cost = least_cost(chain, budget) if bounded and len(chain.units) <= LONG else math.inf
+        bound_cost = cost_bound(chain, budget) if bounded else math.inf
         facts = PlanFacts(
             minimise=goal.minimise,
             budget_bytes=budget,

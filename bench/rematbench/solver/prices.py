@@ -205,7 +205,7 @@ class PriceTables(LevelTables):
 
 
 def bounds_below(
-    levels: LevelTables, found: Sequence[tuple[Sequence[UnitRegion], int]], widths: Sequence[float] = (0.05, 0.15)
+    levels: LevelTables, found: Sequence[tuple[Sequence[UnitRegion], int]], widths: Sequence[float] = (0.05, 0.15, 0.4)
 ) -> Callable[[int], float]:
     """Return what no schedule costs less than within a budget, by prices that suit the schedules found, each in a room.
 

@@ -12,12 +12,14 @@ position alone, so they are counted where they occur.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from rematbench.errors import RematbenchError
+from rematbench.solver.bound import least_cost
 from rematbench.solver.chain import UnitChain
 from rematbench.solver.follow import regions_within
 from rematbench.solver.layout import layout_of
@@ -38,13 +40,17 @@ Up to a dozen units of random sizes, and many more of equal ones, nothing is lef
 LONG = 120
 """Units beyond which regions begin and end at multiples of a stride only, unless told."""
 
+_LINEAR = 60
+"""Up to how many units the linear program is solved for a bound."""
+
 _UNLIMITED = 1 << 49
 """Bytes that no machine has; beyond them lists would not be kept apart (`pareto`)."""
 
-_FEWEST_LEVELS = 96
+_LEVELS_OF_LONG = 96
+"""How many levels there are at most in a long chain, for one budget; for a frontier two thirds of that."""
 
 _FRONTIER = 128
-"""How many points a frontier on levels has at most; in long chains a third of that."""
+"""How many points a frontier on levels has at most; in long chains a fifth of that."""
 
 _BOUNDED = 6
 """How many points of a frontier on levels have a bound made for them; it is one for the points between them too.
@@ -88,13 +94,19 @@ def frontier(chain: UnitChain, *, points: int | None = POINTS, stride: int | Non
         found = _unbeaten([tables.schedule(number) for number in range(len(tables.whole.peaks))])
         if stride == 1:
             return found
-        levels = _levels(chain, plain, _FEWEST_LEVELS, stride)
+        levels = _levels(chain, plain, _LEVELS_OF_LONG * 2 // 3, stride)
     else:
-        levels = _levels(chain, plain, points or POINTS, stride)
-        rooms = _along(levels, min(points or POINTS, _FRONTIER if stride == 1 else _FRONTIER // 3))
+        levels = _levels(
+            chain, plain, min(points or POINTS, POINTS if stride == 1 else _LEVELS_OF_LONG * 2 // 3), stride
+        )
+        rooms = _along(levels, min(points or POINTS, _FRONTIER if stride == 1 else _FRONTIER // 5))
         found = _unbeaten([_schedule(chain, regions) for regions in regions_within(levels, rooms)])
     some = found[:: -(-len(found) // (_BOUNDED if stride == 1 else _BOUNDED // 3))]
-    bounds = bounds_below(levels, [(schedule.regions, schedule.peak_bytes) for schedule in some], widths=(0.05,))
+    bounds = bounds_below(
+        levels,
+        [(schedule.regions, schedule.peak_bytes) for schedule in some],
+        widths=(0.05,) if stride > 1 else (0.05, 0.3),
+    )
     return tuple(_with_gap(schedule, bounds) for schedule in found)
 
 
@@ -120,6 +132,21 @@ def solve(chain: UnitChain, budget_bytes: int, *, points: int | None = POINTS, s
         return _with_gap(found, bounds_below(levels, [(found.regions, most)]), most)
     best = simulate(chain, *regions_within(levels, [least]))
     raise InfeasibleError(budget_bytes, best.peak_bytes, chain.units[best.peak_unit].name)
+
+
+def cost_bound(chain: UnitChain, budget_bytes: int) -> float:
+    """Return a lower bound on the cost of any schedule of units within the budget; infinite where there is none.
+
+    Up to 60 units it is that of the linear program, which holds for more than regions can do; the program of 100 takes
+    seconds, so that it is the solver's own from there on.
+    """
+    if len(chain.units) <= _LINEAR:
+        return least_cost(chain, budget_bytes)
+    try:
+        found = solve(chain, budget_bytes)
+    except InfeasibleError:
+        return math.inf
+    return max(0.0, found.cost - found.gap)
 
 
 def _plain_peak_bytes(chain: UnitChain) -> int:
@@ -153,7 +180,7 @@ def _levels(chain: UnitChain, most: int, points: int, stride: int) -> LevelTable
     layout = layout_of(Lookups(chain=chain, stride=stride))
     least = min(choice.backward_peak_bytes for unit in chain.units for choice in unit.choices)
     more = min(4.0, max(1.0, (100 / len(chain.units)) ** 2))
-    count = max(2, min(points, _FEWEST_LEVELS) if stride > 1 else round(points * more))
+    count = max(2, min(points, _LEVELS_OF_LONG) if stride > 1 else round(points * more))
     return LevelTables(layout, rooms=levels_between(min(least, most - 1), most, count))
 
 
