@@ -20,7 +20,7 @@ from rematbench.solver.prices import bounds_below
 from rematbench.solver.simulate import simulate
 from rematbench.solver.solve import frontier, solve
 
-EXAMPLES = int(os.environ.get("REMATBENCH_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("REMATBENCH_EXAMPLES", "30"))
 
 
 def tables(chain: UnitChain, *, levels: int = 24, stride: int = 1) -> LevelTables:
@@ -36,7 +36,7 @@ def cheapest(chain: UnitChain) -> dict[int, float]:
 
 
 @given(chains(most=5), st.integers(2, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_what_is_found_fits_and_the_least_room_is_exact(chain: UnitChain, levels: int) -> None:
     optimum = cheapest(chain)
     made = tables(chain, levels=levels)
@@ -49,7 +49,7 @@ def test_what_is_found_fits_and_the_least_room_is_exact(chain: UnitChain, levels
 
 
 @given(chains(most=14), st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_what_is_found_fits_where_regions_are_left_out(chain: UnitChain, stride: int) -> None:
     made = tables(chain, stride=stride)
     least = int(made.top.least[made.beginning])
