@@ -27,11 +27,11 @@ from rematbench.planner.profile import BEGINNING, Profile
 from rematbench.planner.profiling import profile
 from rematbench.planner.scheduled import placement_of
 from rematbench.records.measurement import PlanFacts, PlanPoint
-from rematbench.solver.bound import least_cost, least_working_set_bytes
+from rematbench.solver.bound import least_working_set_bytes
 from rematbench.solver.chain import UnitChain
 from rematbench.solver.schedule import NOTHING, Schedule, UnitRegion, even_cuts
 from rematbench.solver.simulate import simulate
-from rematbench.solver.solve import LONG, frontier
+from rematbench.solver.solve import cost_bound, frontier
 from rematbench.units import format_bytes
 from rematbench.workload.building import static_bytes
 from rematbench.workload.devices import is_out_of_memory, release_cached
@@ -142,15 +142,19 @@ class Planner:
             return self._chosen_by_hand(goal, budget, static)
         chosen, more_tries = self._or_even(chain, schedules[at], budget)
         run = self._capped(self._candidate(chosen.regions), budget)
+        measured, bound_peak = int(self.measured_peak_bytes(chosen)), least_working_set_bytes(chain)
+        # Units so small that their measures are of the meter's own blocks: what is measured below a bound refutes it.
+        bounded = measured >= bound_peak
+        bound_cost = cost_bound(chain, budget) if bounded else math.inf
         facts = PlanFacts(
             minimise=goal.minimise,
             budget_bytes=budget,
             budget_of=goal.budget_of,
             predicted_peak_bytes=self.predicted_peak_bytes(chosen),
-            measured_peak_bytes=int(self.measured_peak_bytes(chosen)),
+            measured_peak_bytes=measured,
             predicted_cost=chosen.cost,
-            bound_cost=least_cost(chain, budget) if len(chain.units) <= LONG else None,
-            bound_peak_bytes=least_working_set_bytes(chain),
+            bound_cost=None if bound_cost == math.inf else bound_cost,
+            bound_peak_bytes=bound_peak if bounded else None,
             least_peak_bytes=self.predicted_peak_bytes(schedules[0]),
             plain_cost=sum(unit.forward_cost for unit in chain.units),
             predicted_ratio=self._predicted_ratio(goal, chosen),
