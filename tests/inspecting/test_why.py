@@ -1,0 +1,319 @@
+"""Each cause is found in a model that has just this trouble, and not in its twin that has none or another.
+
+All that is found in each model of the table stands there, so that each is a twin to all the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+import rematbench
+from rematbench import Diagnosis
+from rematbench.records.causes import CAUSES
+from rematbench.records.peak import CHUNKS
+
+CPU = torch.device("cpu")
+FLOAT = 4
+
+
+class Block(nn.Module):
+    """x + narrow(relu(wide(x))), (B, W) -> (B, W)."""
+
+    def __init__(self, width: int = 32, wide: int = 0) -> None:
+        super().__init__()
+        self.wide = nn.Linear(width, wide or 4 * width)
+        self.narrow = nn.Linear(wide or 4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(self.wide(x).relu())
+
+
+class Storing(Block):
+    """Keeps what is inside it as an attribute."""
+
+    last: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.wide(x).relu()
+        return x + self.narrow(self.last)
+
+
+class Collecting(Block):
+    """Keeps the beginning of its input with every call."""
+
+    def __init__(self) -> None:
+        super().__init__(32, 32)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach()[:16].clone())
+        return super().forward(x)
+
+
+class Halves(nn.Module):
+    """A layer and a ReLU by itself, so that it can be a region, (B, W) -> (B, W)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.relu = nn.Linear(32, 32), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.layer(x))
+
+
+class Pieces(nn.Module):
+    """Takes and frees pieces of memory one after the other, of so many MiB each."""
+
+    def __init__(self, *mib: int) -> None:
+        super().__init__()
+        self.mib = mib
+
+    def forward(self, x: Tensor) -> Tensor:
+        for mib in self.mib:
+            torch.empty(mib * 2**20, dtype=torch.uint8)
+        return x * 2
+
+
+class Net(nn.Module):
+    """Blocks in a row, a stem and a head where there is one, (B, W) -> (B, W or classes)."""
+
+    def __init__(self, *blocks: nn.Module, stem: nn.Module | None = None, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = stem, nn.Sequential(*blocks), head
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.blocks(self.stem(x) if self.stem is not None else x)
+        return self.head(x) if self.head is not None else x
+
+
+class Returning(Net):
+    """Returns what is inside its blocks, as a model of transformers returns its cache."""
+
+    def forward(self, x: Tensor) -> Any:
+        inner = []
+        for block in self.blocks:
+            x = block(x)
+            inner.append(block.last)
+            del block.last
+        return {"logits": x, "past_key_values": inner}
+
+
+def blocks(number: int = 12, width: int = 32, kind: type[nn.Module] = Block) -> list[nn.Module]:
+    return [kind(width) for _ in range(number)]
+
+
+def thin(number: int) -> list[nn.Module]:
+    """Blocks that take little while they are at work."""
+    return [Block(32, 32) for _ in range(number)]
+
+
+def frozen(*modules: nn.Module) -> list[nn.Module]:
+    return [module.requires_grad_(requires_grad=False) for module in modules]
+
+
+def with_spare(*, trained: bool) -> nn.Module:
+    net = Net(*thin(12))
+    net.spare = nn.Linear(32, 32).requires_grad_(requires_grad=trained)
+    return net
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planted:
+    """A model, how it is run, and the kinds of all that is to be found there, the verdict first."""
+
+    build: Callable[[], nn.Module]
+    kinds: tuple[str, ...]
+    rows: int = 2048
+    width: int = 32
+    placement: str = "each"
+    adam: bool = False
+    accumulate: int = 1
+
+
+def stem() -> nn.Module:
+    return nn.Sequential(nn.Linear(32, 256), nn.GELU(), nn.Linear(256, 32))
+
+
+HEALTHY = Planted(build=lambda: Net(*thin(12)), kinds=("kept",))
+
+TROUBLES: dict[str, tuple[Planted, Planted]] = {
+    "loss": (
+        Planted(build=lambda: Net(*blocks(), head=nn.Linear(32, 4096)), kinds=("loss",), rows=512),
+        Planted(build=lambda: Net(*thin(12), head=nn.Linear(32, 8)), kinds=("kept",)),
+    ),
+    "optimizer": (
+        Planted(build=lambda: Net(*blocks(4, 256)), kinds=("optimizer", "gradients"), rows=16, width=256, adam=True),
+        Planted(build=lambda: Net(*thin(12)), kinds=("kept",), adam=True),
+    ),
+    "gradients": (
+        Planted(build=lambda: Net(*blocks(4, 256)), kinds=("gradients",), rows=16, width=256),
+        HEALTHY,
+    ),
+    "parameters": (
+        Planted(
+            build=lambda: Net(*blocks(1, 256), *frozen(*blocks(4, 256))),
+            kinds=("parameters", "gradients"),
+            rows=128,
+            width=256,
+        ),
+        Planted(
+            build=lambda: Net(*blocks(1, 256), *frozen(*blocks(4, 256))), kinds=("block", "kept"), rows=1024, width=256
+        ),
+    ),
+    "block": (Planted(build=lambda: Net(*blocks(6), Block(32, 2048), *blocks(6)), kinds=("block",)), HEALTHY),
+    "outside": (
+        Planted(build=lambda: Net(*blocks(), stem=stem()), kinds=("outside", "kept")),
+        Planted(build=lambda: Net(*thin(12), stem=nn.Linear(32, 32)), kinds=("kept",)),
+    ),
+    "kept": (
+        Planted(build=lambda: Net(*blocks()), kinds=("kept",), placement="none"),
+        Planted(build=lambda: Net(*blocks(6), head=nn.Linear(32, 4096)), kinds=("loss",), placement="none", rows=512),
+    ),
+    "no-saving": (
+        Planted(
+            build=lambda: Net(*(Halves() for _ in range(12))),
+            kinds=("no-saving", "outside"),
+            placement="modules:**.relu",
+        ),
+        Planted(build=lambda: Net(*(Halves() for _ in range(12))), kinds=("kept",), placement="segments:6"),
+    ),
+    "frozen": (
+        Planted(build=lambda: Net(*frozen(*thin(6)), *thin(12)), kinds=("kept", "frozen")),
+        Planted(build=lambda: Net(*thin(6), *frozen(*blocks(6))), kinds=("block", "kept")),
+    ),
+    "cache": (Planted(build=lambda: Net(*blocks(kind=Storing)), kinds=("cache",)), HEALTHY),
+    "unreached": (
+        Planted(build=lambda: with_spare(trained=True), kinds=("kept", "unreached")),
+        Planted(build=lambda: with_spare(trained=False), kinds=("kept",)),
+    ),
+    "reserved": (
+        Planted(build=lambda: Net(*blocks(4), Pieces(11, 13, 15, 17, 19, 21)), kinds=("reserved", "block")),
+        Planted(build=lambda: Net(*blocks(4), Pieces(21, 21, 21, 21, 21, 21)), kinds=("block",)),
+    ),
+    "growth": (Planted(build=lambda: Net(*thin(12), Collecting()), kinds=("growth", "kept")), HEALTHY),
+}
+"""By cause: a model with the trouble, and its twin."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def still() -> Iterator[None]:
+    """Spare the collector what was there before, as the worker does: it runs before every pass."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@functools.cache
+def diagnosed(planted: Planted) -> Diagnosis:
+    torch.manual_seed(0)
+    model = planted.build()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return rematbench.why(
+        model,
+        (torch.randn(planted.rows, planted.width),),
+        placement=planted.placement,
+        optimizer=torch.optim.Adam(trained) if planted.adam else None,
+        accumulate=planted.accumulate,
+    )
+
+
+def test_there_is_a_model_for_every_cause() -> None:
+    assert list(TROUBLES) == list(CAUSES)
+
+
+@pytest.mark.parametrize("kind", CAUSES)
+def test_a_trouble_is_found_and_its_twin_has_none(kind: str) -> None:
+    planted, twin = TROUBLES[kind]
+    assert kind in planted.kinds
+    assert kind not in twin.kinds
+    for model in (planted, twin):
+        diagnosis = diagnosed(model)
+        assert tuple(cause.kind for cause in diagnosis.causes) == model.kinds, diagnosis.explain()
+        assert all(cause.says and cause.next for cause in diagnosis.causes)
+        assert sum(diagnosis.at_peak.values()) == diagnosis.peak_bytes
+
+
+def figures(kind: str) -> dict[str, int]:
+    planted, _ = TROUBLES[kind]
+    (cause,) = (cause for cause in diagnosed(planted).causes if cause.kind == kind)
+    return {**cause.figures, "bytes": cause.bytes}
+
+
+# What each figure comes to by hand: rows × columns × 4 bytes; LARGE is the parameters of a block of width 256.
+LARGE = 2 * 256 * 1024 + 1024 + 256
+KNOWN: dict[str, dict[str, int]] = {
+    # The logits, their squares, and of the squares' backward two as large.
+    "loss": {"logits_bytes": 512 * 4096 * FLOAT, "bytes": 4 * 512 * 4096 * FLOAT},
+    # Two moments of each parameter and a count of steps for each of 16 tensors.
+    "optimizer": {"state_bytes": (2 * 4 * LARGE + 16) * FLOAT},
+    "gradients": {"gradient_bytes": 4 * LARGE * FLOAT},
+    "parameters": {"parameter_bytes": 5 * LARGE * FLOAT, "buffer_bytes": 0, "batch_bytes": 128 * 256 * FLOAT},
+    # What GELU's input and output take, the stem's output, and the loss.
+    "outside": {"bytes": 2048 * (2 * 256 + 32) * FLOAT + FLOAT},
+    # Of 12 ReLUs each keeps its result; in regions their inputs too, and each region the state of random numbers;
+    # and three numbers of the loss.
+    "no-saving": {
+        "regions": 12,
+        "plain_held_bytes": 12 * 2048 * 32 * FLOAT + 3 * FLOAT,
+        "held_bytes": 12 * (2 * 2048 * 32 * FLOAT + torch.get_rng_state().nbytes) + 3 * FLOAT,
+    },
+    "frozen": {"regions": 6},
+    "cache": {"cached_bytes": 12 * 2048 * 128 * FLOAT, "left_bytes": 12 * 2048 * 128 * FLOAT},
+    "unreached": {"bytes": (32 * 32 + 32) * FLOAT, "lost_parameters": 0, "unreached_parameters": 2},
+    # In its forward, and again where its region recomputes it.
+    "growth": {f"step_{step}_left_bytes": 2 * 16 * 32 * FLOAT for step in (1, 2, 3)},
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_a_figure_is_what_it_comes_to_by_hand(kind: str) -> None:
+    told = figures(kind)
+    assert {name: told[name] for name in KNOWN[kind]} == KNOWN[kind]
+
+
+# --- the loss in chunks
+
+
+class Language(nn.Module):
+    """Blocks, a head and cross-entropy: the loss as a whole or in chunks, each recomputed in backward; -> scalar."""
+
+    def __init__(self, classes: int, chunks: int) -> None:
+        super().__init__()
+        self.blocks, self.head = nn.Sequential(*thin(4)), nn.Linear(32, classes)
+        self.chunks = chunks
+
+    def forward(self, x: Tensor, targets: Tensor) -> Tensor:
+        hidden = self.blocks(x)
+        if self.chunks == 1:
+            return self._loss(hidden, targets)
+        pairs = zip(hidden.chunk(self.chunks), targets.chunk(self.chunks), strict=True)
+        losses = [checkpoint(self._loss, *pair, use_reentrant=False) for pair in pairs]
+        return torch.stack(losses).mean()
+
+    def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(self.head(hidden), targets)
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(1024, 4096), (4096, 512)])
+@pytest.mark.parametrize("placement", ["none", "each"])
+def test_what_a_loss_in_chunks_saves_is_what_it_saves_when_it_is_done(rows: int, classes: int, placement: str) -> None:
+    batch = (torch.randn(rows, 32), torch.randint(classes, (rows,)))
+    whole, chunked = (rematbench.why(Language(classes, n), batch, placement=placement) for n in (1, CHUNKS))
+    (cause,) = (cause for cause in whole.causes if cause.kind == "loss")
+    assert cause.at == ("head",)
+    assert cause.figures["logits_bytes"] == rows * classes * FLOAT
+    # The logarithm of their softmax, which is all that is kept, its gradient and theirs.
+    assert cause.bytes == 3 * rows * classes * FLOAT
+    assert cause.figures["saved_by_chunking_bytes"] == pytest.approx(whole.peak_bytes - chunked.peak_bytes, rel=0.01)
+    assert "loss" not in [cause.kind for cause in chunked.causes]
