@@ -9,6 +9,7 @@ import functools
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,18 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 import rematbench
-from rematbench import Diagnosis
-from rematbench.records.causes import CAUSES
-from rematbench.records.peak import CHUNKS
+from rematbench import Diagnosis, Placement
+from rematbench.errors import PlacementError, RematbenchError
+from rematbench.inspecting.evidence import evidence_of, static_of
+from rematbench.loading import reference_models
+from rematbench.measuring.session import Session
+from rematbench.placement.registry import parse_strategy
+from rematbench.records.causes import CAUSES, causes_of
+from rematbench.records.peak import CHUNKS, peak_of
+from rematbench.suite.model_ref import ModelRef
+from rematbench.traces.caching_allocator import by_segment_kind
+from rematbench.workload.building import build, static_bytes
+from rematbench.workload.step import Workload
 
 CPU = torch.device("cpu")
 FLOAT = 4
@@ -144,6 +154,7 @@ def stem() -> nn.Module:
     return nn.Sequential(nn.Linear(32, 256), nn.GELU(), nn.Linear(256, 32))
 
 
+REENTRANT = "each+reentrant=true"
 HEALTHY = Planted(build=lambda: Net(*thin(12)), kinds=("kept",))
 
 TROUBLES: dict[str, tuple[Planted, Planted]] = {
@@ -208,6 +219,7 @@ TROUBLES: dict[str, tuple[Planted, Planted]] = {
 @pytest.fixture(autouse=True, scope="module")
 def still() -> Iterator[None]:
     """Spare the collector what was there before, as the worker does: it runs before every pass."""
+    diagnosed(HEALTHY)
     gc.collect()
     gc.freeze()
     yield
@@ -317,3 +329,206 @@ def test_what_a_loss_in_chunks_saves_is_what_it_saves_when_it_is_done(rows: int,
     assert cause.bytes == 3 * rows * classes * FLOAT
     assert cause.figures["saved_by_chunking_bytes"] == pytest.approx(whole.peak_bytes - chunked.peak_bytes, rel=0.01)
     assert "loss" not in [cause.kind for cause in chunked.causes]
+
+
+# --- gradients that regions lose
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_gradients_that_reentrant_regions_lose_come_before_all_else() -> None:
+    found = rematbench.why(Net(*thin(4), head=nn.Linear(32, 32)), (torch.randn(64, 32),), placement=REENTRANT)
+    assert found.verdict.kind == "unreached"
+    assert found.verdict.figures == {"lost_parameters": 16, "unreached_parameters": 0}
+    assert "they are not trained" in found.verdict.says
+    default = rematbench.why(Net(*thin(4), head=nn.Linear(32, 32)), (torch.randn(64, 32),))
+    assert "unreached" not in [cause.kind for cause in default.causes]
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_where_all_gradients_are_lost_a_sentence_says_so() -> None:
+    with pytest.raises(PlacementError, match=r"no gradient reaches any parameter.*reentrant=false"):
+        rematbench.why(Net(*thin(4)), (torch.randn(64, 32),), placement=REENTRANT)
+
+
+# --- caches
+
+
+def test_what_a_model_returns_beside_its_loss_is_named() -> None:
+    (cause,) = (
+        cause
+        for cause in rematbench.why(Returning(*blocks(4, kind=Storing)), (torch.randn(512, 32),)).causes
+        if cause.kind == "cache"
+    )
+    assert cause.at == ("output.past_key_values",)
+    assert cause.figures["cached_bytes"] == 4 * 512 * 128 * FLOAT
+    assert "use_cache=False" in cause.next
+
+
+LISTED: list[Tensor] = []
+
+
+class Elsewhere(Block):
+    """Keeps what is inside it where no model can be asked for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(LISTED) >= 8:
+            LISTED.clear()
+        inner = self.wide(x).relu()
+        LISTED.append(inner.detach())
+        return x + self.narrow(inner)
+
+
+def test_a_cache_that_no_module_holds_is_found_by_its_bytes() -> None:
+    LISTED.clear()
+    found = rematbench.why(Net(*blocks(4, kind=Elsewhere)), (torch.randn(512, 32),))
+    (cause,) = (cause for cause in found.causes if cause.kind == "cache")
+    assert cause.says.startswith("something the model calls keeps 1 MiB")
+    LISTED.clear()
+
+
+def test_hidden_states_that_are_inputs_of_regions_anyway_are_no_cache() -> None:
+    class Hidden(Net):
+        def forward(self, x: Tensor) -> Any:
+            states = [x := block(x) for block in self.blocks]
+            return {"logits": x, "hidden_states": states}
+
+    found = rematbench.why(Hidden(*thin(12)), (torch.randn(2048, 32),), loss_fn=lambda output: output["logits"].sum())
+    assert [cause.kind for cause in found.causes] == ["kept"]
+
+
+# --- growth
+
+
+class Waiting(Collecting):
+    """Lets go of what it collected when a step begins, at which its gradients are None."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.wide.weight.grad is None:
+            self.seen.clear()
+        return super().forward(x)
+
+
+PIECE = 16 * 32 * FLOAT
+
+
+@pytest.mark.parametrize(
+    ("block", "accumulate", "left"),
+    [(Collecting, 1, 1 * PIECE), (Collecting, 4, 4 * PIECE), (Waiting, 4, 0)],
+)
+def test_growth_over_micro_batches(block: type[nn.Module], accumulate: int, left: int) -> None:
+    batch = (torch.randn(64, 32),)
+    found = rematbench.why(Net(block(), *thin(3)), batch, placement="none", accumulate=accumulate)
+    assert found.steps_left_bytes[1:] == (left, left)
+    assert found.verdict.kind == "growth"
+    assert found.verdict.bytes == (left or PIECE)
+    assert found.verdict.at == ("blocks.0",) if left else True
+    assert ("micro-batch" in found.verdict.says) == (left == 0)
+
+
+def test_gradients_lie_beneath_every_further_micro_batch() -> None:
+    model, batch = Net(*blocks(4, 256)), (torch.randn(64, 256),)
+    once, twice = (rematbench.why(model, batch, accumulate=count) for count in (1, 2))
+    in_all = sum(parameter.nbytes for parameter in model.parameters())
+    assert max(once.steps_peak_bytes) == once.peak_bytes == twice.peak_bytes
+    assert once.peak_bytes < max(twice.steps_peak_bytes) <= once.peak_bytes + in_all
+    (cause,) = (cause for cause in twice.causes if cause.kind == "gradients")
+    assert cause.bytes == in_all
+    assert not any(step for step in twice.steps_left_bytes)
+
+
+# --- what is as it was, and what adds up
+
+
+def test_the_model_and_its_optimizer_are_left_as_they_were() -> None:
+    model = Net(*thin(4))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2, 32)).sum().backward()
+    optimizer.step()
+
+    def there() -> list[Tensor]:
+        moments = [each for parameter in model.parameters() for each in optimizer.state[parameter].values()]
+        return [*model.parameters(), *moments, torch.get_rng_state()]
+
+    before = [tensor.clone() for tensor in there()]
+    rematbench.why(model, (torch.ones(8, 32),), optimizer=optimizer, accumulate=2)
+    assert all(torch.equal(old, new) for old, new in zip(before, there(), strict=True))
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", reference_models())
+def test_parts_of_the_peak_add_up_on_every_reference_model(name: str) -> None:
+    workload = build(ModelRef.parse(name, Path.cwd()), CPU, seed=0, optimizer="adamw")
+    session = Session(workload, CPU)
+    assert static_of(workload).bytes == static_bytes(workload)
+    placement = parse_strategy("each").resolve(session.outline)
+    evidence = evidence_of(session, placement)
+    peak = peak_of(evidence)
+    assert sum(peak.parts.values()) == peak.bytes == session.peak_bytes(placement)
+    assert causes_of(evidence)
+    assert {step.left_bytes for step in evidence.steps} == {0}
+
+
+def test_what_would_be_reserved_is_what_the_allocator_s_model_says_of_the_step() -> None:
+    model, batch = Net(Pieces(11, 13, 15, 17, 19, 21), *thin(2)), (torch.randn(512, 32),)
+    session = Session(Workload(module=model, batch=batch), CPU)
+    trace = session.trace(Placement(name="none"))
+    assert trace is not None
+    before = [*(parameter.nbytes for parameter in model.parameters()), batch[0].nbytes]
+    kinds = by_segment_kind([trace] * 2, before=before)
+    (cause,) = (each for each in rematbench.why(model, batch, placement="none").causes if each.kind == "reserved")
+    assert cause.figures == {
+        "allocated_bytes": kinds.fixed.allocated_bytes,
+        "reserved_bytes": kinds.fixed.reserved_bytes,
+        "expandable_bytes": kinds.expandable.reserved_bytes,
+    }
+    assert "expandable_segments:True" in cause.next
+
+
+def test_a_region_over_several_blocks_is_told_as_one() -> None:
+    found = rematbench.why(Net(*blocks(6)), (torch.randn(2048, 32),), placement="segments:2")
+    assert found.verdict.kind == "block"
+    assert found.verdict.at == ("blocks.3 to blocks.5",)
+    assert "one of 3 modules" in found.verdict.next
+
+
+def test_a_module_that_stands_in_two_places_is_told_by_its_first() -> None:
+    class Twice(Net):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x)
+
+    model = Twice(*thin(6))
+    model.alias = model.blocks
+    made = Placement.model_validate({"name": "other", "regions": [{"path": f"alias[{at}]"} for at in range(6)]})
+    found = rematbench.why(model, (torch.randn(2048, 32),), placement=made)
+    assert found.at_peak["kept by regions"] >= 5 * 2048 * 32 * FLOAT
+    assert [cause.kind for cause in found.causes] == ["kept"]
+
+
+def test_the_words_are_all_there_and_json_says_the_same() -> None:
+    planted, _ = TROUBLES["loss"]
+    found = diagnosed(planted)
+    text = str(found)
+    assert text.startswith("Net under each on cpu, float32\n")
+    assert "1. loss (32 MiB" in text
+    assert "   try: " in text
+    assert "note: no optimizer" in text
+    assert Diagnosis.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"accumulate": 0}, "one micro-batch or more"),
+        ({"placement": "eahc"}, "did you mean 'each'"),
+        ({"placement": "modules:head"}, "no module matches"),
+    ],
+)
+def test_mistakes_get_a_sentence(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RematbenchError, match=sentence):
+        rematbench.why(Net(*thin(2)), (torch.randn(4, 32),), **arguments)
+
+
+def test_a_step_without_gradients_gets_a_sentence() -> None:
+    with pytest.raises(RematbenchError, match="nothing that requires a gradient"):
+        rematbench.why(Net(*frozen(*thin(2))), (torch.randn(4, 32),))

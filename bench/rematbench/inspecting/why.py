@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,10 @@ from rematbench.placement.placement import FILE_ENDINGS, PLAIN, Placement
 from rematbench.placement.registry import Answer, parse_strategy, placed_by
 from rematbench.records.causes import causes_of
 from rematbench.records.diagnosis import Diagnosis
+from rematbench.records.evidence import Evidence
 from rematbench.records.measurement import Environment
 from rematbench.records.peak import peak_of
+from rematbench.units import format_bytes
 from rematbench.workload.building import floating_dtype
 from rematbench.workload.step import Batch, Workload, batch_tensors
 
@@ -55,15 +58,16 @@ def diagnose(
         steps_left_bytes=tuple(step.left_bytes for step in evidence.steps),
         accumulate=accumulate,
         causes=causes_of(evidence),
-        remarks=(*placement.notes, *_remarks(session.workload)),
+        remarks=(*placement.notes, *_remarks(session.workload, evidence)),
         environment=environment,
     )
 
 
-def _remarks(workload: Workload) -> list[str]:
+def _remarks(workload: Workload, evidence: Evidence) -> list[str]:
     if workload.optimizer is not None:
         return []
-    return ["no optimizer is part of this step; AdamW keeps twice the trained parameters more"]
+    trained = sum(each.bytes for each in evidence.parameters if each.is_trained)
+    return [f"no optimizer is part of this step: AdamW would keep {format_bytes(2 * trained)} more (optimizer=adamw)"]
 
 
 def why(
@@ -98,11 +102,16 @@ def why(
     device = next(
         (tensor.device for tensor in (*model.parameters(), *batch_tensors(batch).values())), torch.device("cpu")
     )
+    # Its state is settled by a step of its own, of zero gradients, before any is recorded.
+    before = copy.deepcopy(optimizer.state_dict()) if optimizer else None
     session = Session(workload, device)
-    made = _placement(placement, session)
-    found = diagnose(session, made, model=type(model).__name__, device=device, accumulate=accumulate)
-    session.fresh()
-    return found
+    try:
+        made = _placement(placement, session)
+        return diagnose(session, made, model=type(model).__name__, device=device, accumulate=accumulate)
+    finally:
+        session.fresh()
+        if optimizer and before:
+            optimizer.load_state_dict(before)
 
 
 def _placement(placement: Placement | str | Callable[[Outline], Answer], session: Session) -> Placement:

@@ -204,6 +204,7 @@ class Session:
         without = replace(self.workload, optimizer=None)
         with self._watched(placement, every=True, inside=True):
             self.fresh()
+            gc.collect()
             return [
                 [
                     *(self._read_on(without, clears=False) for _ in range(accumulate - 1)),
@@ -219,7 +220,6 @@ class Session:
                 clear_gradients(workload)
             gc.collect()
 
-        gc.collect()
         return self._meter.read(step)
 
     @contextmanager

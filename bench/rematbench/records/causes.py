@@ -268,8 +268,9 @@ def _block(findings: Findings) -> Iterator[Cause]:
     if spans > 1:
         ways = [f"smaller regions: {peak.at_work} is one of {spans} modules, and all of them are live at once"]
     elif region:
+        inner = _as_placements(part for part in most if findings.called_in(part))
         ways = [
-            f"regions inside it{_as_placements(part for part in most if findings.called_in(part))}, with it or instead",
+            f"regions inside it{inner}, nested or in its place",
             "its work in smaller pieces",
             "`rematbench plan`, which looks inside blocks",
         ]
@@ -525,6 +526,8 @@ def _most(sizes: dict[str, int]) -> dict[str, int]:
 
 
 def _named(path: str) -> str:
+    if path[:1].isdigit():
+        return f"module {path}"
     return {"": "the model's own code", LOSS: "the loss"}.get(path, path)
 
 

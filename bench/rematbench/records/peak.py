@@ -46,6 +46,7 @@ class Peak:
     outside: dict[str, int]
     left: dict[str, int]
     freed_bytes: int
+    has_regions: bool
 
     @property
     def parts(self) -> dict[str, int]:
@@ -56,7 +57,7 @@ class Peak:
             "the optimizer's step": self.optimizer_bytes,
             "at work": sum(self.working.values()),
             "kept by regions": sum(self.kept.values()),
-            "kept outside regions" if self.kept else "kept for backward": sum(self.outside.values()),
+            "kept outside regions" if self.has_regions else "kept for backward": sum(self.outside.values()),
             "left by recomputations": sum(self.left.values()),
             "freed of what was there": self.freed_bytes,
         }
@@ -108,6 +109,7 @@ def peak_of(evidence: Evidence) -> Peak:
         outside=dict(sums["outside"]),
         left=dict(sums["left"]),
         freed_bytes=sums["freed"][""],
+        has_regions=bool(evidence.regions),
     )
 
 
