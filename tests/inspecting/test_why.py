@@ -382,7 +382,7 @@ def test_a_cache_that_no_module_holds_is_found_by_its_bytes() -> None:
     LISTED.clear()
     found = rematbench.why(Net(*blocks(4, kind=Elsewhere)), (torch.randn(512, 32),))
     (cause,) = (cause for cause in found.causes if cause.kind == "cache")
-    assert cause.says.startswith("something the model calls keeps 1 MiB")
+    assert cause.says.startswith("something outside its modules keeps 1 MiB")
     LISTED.clear()
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from rematbench.errors import RematbenchError
 from rematbench.inspecting.evidence import evidence_of
+from rematbench.inspecting.inspect import hides_its_modules
 from rematbench.measuring.session import Session
 from rematbench.placement.outline import Outline
 from rematbench.placement.placement import FILE_ENDINGS, PLAIN, Placement
@@ -64,10 +65,16 @@ def diagnose(
 
 
 def _remarks(workload: Workload, evidence: Evidence) -> list[str]:
+    hidden_by = hides_its_modules(workload.module)
+    found = [f"the model runs through {hidden_by}, which hides its modules: ask without to see them apart"]
+    found = found if hidden_by else []
     if workload.optimizer is not None:
-        return []
+        return found
     trained = sum(each.bytes for each in evidence.parameters if each.is_trained)
-    return [f"no optimizer is part of this step: AdamW would keep {format_bytes(2 * trained)} more (optimizer=adamw)"]
+    return [
+        *found,
+        f"no optimizer is part of this step: AdamW would keep {format_bytes(2 * trained)} more (optimizer=adamw)",
+    ]
 
 
 def why(

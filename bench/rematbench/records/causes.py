@@ -353,6 +353,10 @@ def _no_saving(findings: Findings) -> Iterator[Cause]:
     if not idle or (len(idle) < len(evidence.regions) / 2 and not findings.matters(size)):
         return
     kinds = _listed(sorted({region.kind for region in idle.values()})[:_NAMED])
+    own = sum(plain.get(title, 0) for title in idle)
+    reason = "single layers, frozen ones and attention in fused kernels keep little beyond their inputs, as regions do"
+    if own > 2 * sum(region.border_bytes for region in idle.values()):
+        reason = "what they compute is kept all the same, as where forward itself takes a gradient through them"
     yield Cause(
         kind="no-saving",
         bytes=max(size, 0),
@@ -360,8 +364,7 @@ def _no_saving(findings: Findings) -> Iterator[Cause]:
         figures={"regions": len(idle), "plain_held_bytes": before, "held_bytes": after},
         says=(
             f"{_count(len(idle), 'region')} of {len(evidence.regions)} ({kinds}: {_few(idle)}) free next to nothing: "
-            f"{format_bytes(after)} are kept for backward with them, {format_bytes(before)} without; single layers, "
-            f"frozen ones and attention in fused kernels keep little beyond their inputs, which a region keeps too"
+            f"{format_bytes(after)} are kept for backward with them, {format_bytes(before)} without; {reason}"
         ),
         next=_either(["regions over whole blocks, or several", "no region there: it costs a recomputation"]),
     )
@@ -403,7 +406,9 @@ def _cache(findings: Findings) -> Iterator[Cause]:
     if not findings.matters(size, _MATTERS / 2, of_peak=False):
         return
     names = [each.name for each in stored]
-    by_whom = f"{_few(names)} keep" if len(names) > 1 else f"{names[0] if names else 'something the model calls'} keeps"
+    by_whom = (
+        f"{_few(names)} keep" if len(names) > 1 else f"{names[0] if names else 'something outside its modules'} keeps"
+    )
     again = f", and {format_bytes(sum(left.values()))} of what was recomputed lives on too" if left else ""
     ways = []
     if any(each.is_output for each in stored):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 
 from rematbench.records.evidence import Evidence, LossInput
+from rematbench.traces.caching_allocator import BLOCK_BYTES
 from rematbench.traces.timeline import LOSS, Phase
 from rematbench.traces.trace import AllocationTrace, Lifetime
 
@@ -136,7 +137,7 @@ def loss_lifetimes(trace: AllocationTrace, loss_input: LossInput) -> Iterator[in
         for index, lifetime in enumerate(trace.lifetimes)
         if lifetime.phase == "forward"
         and lifetime.module == loss_input.path
-        and lifetime.size_bytes == loss_input.bytes
+        and loss_input.bytes <= lifetime.size_bytes < loss_input.bytes + BLOCK_BYTES  # some allocators count in blocks
     ]
     if not found:
         return
