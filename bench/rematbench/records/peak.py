@@ -128,21 +128,9 @@ def held_by(trace: AllocationTrace, owner: Callable[[str | None], str | None]) -
 def loss_lifetimes(trace: AllocationTrace, loss_input: LossInput) -> Iterator[int]:
     """Yield the numbers of the lifetimes that are the loss's input, and of those of its size that the loss makes.
 
-    They come after it in forward, and in backward before the first block has its turn: before anything is recomputed,
-    or freed that was allocated ahead of it.
+    They come after it in forward, and in backward before the first block has its turn.
     """
-    end = trace.after("forward")
-    found = [
-        index
-        for index, lifetime in enumerate(trace.lifetimes)
-        if lifetime.phase == "forward"
-        and lifetime.module == loss_input.path
-        and loss_input.bytes <= lifetime.size_bytes < loss_input.bytes + BLOCK_BYTES  # some allocators count in blocks
-    ]
-    if not found:
-        return
-    start = trace.lifetimes[found[-1]].allocated_at
-    blocks_turn = min(_first_of_blocks(trace, start, end), default=inf)
+    start, end, blocks_turn = _loss_at_work(trace, loss_input)
     for index, lifetime in enumerate(trace.lifetimes):
         of_its_size = _LEAST <= lifetime.size_bytes / loss_input.bytes <= _MOST
         in_loss = start <= lifetime.allocated_at < end
@@ -155,8 +143,10 @@ def loss_lifetimes(trace: AllocationTrace, loss_input: LossInput) -> Iterator[in
 def chunked_peak_bytes(trace: AllocationTrace, loss_input: LossInput) -> int:
     """Return what a step would peak at if its loss were taken, forward and backward, of a piece at a time.
 
-    The gradients of the weight and of what it is multiplied with are there as wholes then, and a piece's is added.
+    While that lasts, the gradients of the weight and of what it is multiplied with are there as wholes, and a piece's
+    besides, which is added.
     """
+    start, _, blocks_turn = _loss_at_work(trace, loss_input)
     changes = [0] * (len(trace.sums) + 1)
     for index in loss_lifetimes(trace, loss_input):
         lifetime = trace.lifetimes[index]
@@ -165,10 +155,28 @@ def chunked_peak_bytes(trace: AllocationTrace, loss_input: LossInput) -> int:
         if lifetime.freed_at != inf:
             changes[int(lifetime.freed_at) + 1] += less
     peak = change = 0
-    for total, here in zip(trace.sums, changes, strict=False):
+    for moment, (total, here) in enumerate(zip(trace.sums, changes, strict=False)):
         change += here
-        peak = max(peak, total + change + (loss_input.gradient_bytes if change else 0))
+        besides = loss_input.gradient_bytes if start < moment <= blocks_turn else 0
+        peak = max(peak, total + change + besides)
     return peak
+
+
+def _loss_at_work(trace: AllocationTrace, loss_input: LossInput) -> tuple[float, float, float]:
+    """Return how many events there are when the loss's input is allocated, when forward ends and, in backward, when
+    the first block has its turn: when anything is recomputed, or freed that was allocated ahead of that input.
+
+    All are infinite where the input is not found in the trace.
+    """
+    end = trace.after("forward")
+    found = [
+        lifetime.allocated_at
+        for lifetime in trace.lifetimes
+        if lifetime.phase == "forward"
+        and lifetime.module == loss_input.path
+        and loss_input.bytes <= lifetime.size_bytes < loss_input.bytes + BLOCK_BYTES  # some allocators count in blocks
+    ]
+    return (found[-1], end, min(_first_of_blocks(trace, found[-1], end), default=inf)) if found else (inf, inf, inf)
 
 
 def _first_of_blocks(trace: AllocationTrace, start: int, end: int) -> Iterator[float]:
