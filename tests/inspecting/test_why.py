@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 import rematbench
-from rematbench import Diagnosis, Placement
+from rematbench import Diagnosis, Placement, outline
 from rematbench.errors import PlacementError, RematbenchError
 from rematbench.inspecting.evidence import evidence_of, static_of
 from rematbench.loading import reference_models
@@ -30,6 +31,7 @@ from rematbench.records.peak import CHUNKS, peak_of
 from rematbench.suite.model_ref import ModelRef
 from rematbench.traces.caching_allocator import by_segment_kind
 from rematbench.workload.building import build, static_bytes
+from rematbench.workload.devices import find_device
 from rematbench.workload.step import Workload
 
 CPU = torch.device("cpu")
@@ -317,8 +319,7 @@ class Language(nn.Module):
         return cross_entropy(self.head(hidden), targets)
 
 
-@pytest.mark.parametrize(("rows", "classes"), [(1024, 4096), (4096, 512)])
-@pytest.mark.parametrize("placement", ["none", "each"])
+@pytest.mark.parametrize(("rows", "classes", "placement"), [(1024, 4096, "each"), (4096, 512, "none")])
 def test_what_a_loss_in_chunks_saves_is_what_it_saves_when_it_is_done(rows: int, classes: int, placement: str) -> None:
     batch = (torch.randn(rows, 32), torch.randint(classes, (rows,)))
     whole, chunked = (rematbench.why(Language(classes, n), batch, placement=placement) for n in (1, CHUNKS))
@@ -434,6 +435,7 @@ def test_gradients_lie_beneath_every_further_micro_batch() -> None:
     (cause,) = (cause for cause in twice.causes if cause.kind == "gradients")
     assert cause.bytes == in_all
     assert not any(step for step in twice.steps_left_bytes)
+    assert "a step of 2 micro-batches peaks at" in str(twice)
 
 
 # --- what is as it was, and what adds up
@@ -490,6 +492,38 @@ def test_a_region_over_several_blocks_is_told_as_one() -> None:
     assert found.verdict.kind == "block"
     assert found.verdict.at == ("blocks.3 to blocks.5",)
     assert "one of 3 modules" in found.verdict.next
+
+
+def test_the_regions_to_try_inside_a_block_lower_the_peak() -> None:
+    model, batch = Net(*(nn.Sequential(*blocks(3)) for _ in range(4))), (torch.randn(2048, 32),)
+    found = rematbench.why(model, batch)
+    assert found.verdict.kind == "block"
+    tried = re.findall(r"`(modules:[^`]+)`", found.verdict.next)
+    assert sorted(tried) == ["modules:blocks.*.0", "modules:blocks.*.1", "modules:blocks.*.2"]
+    made = [parse_strategy(text).resolve(outline(model)) for text in ("each", *tried)]
+    regions = [region for placement in made for region in placement.regions]
+    lower = rematbench.why(model, batch, placement=Placement(name="tried", regions=tuple(regions)))
+    assert lower.peak_bytes < 0.75 * found.peak_bytes
+
+
+def test_a_compiled_model_says_that_it_hides_its_modules() -> None:
+    model = Net(*thin(2))
+    model.compile(backend="eager")
+    found = rematbench.why(model, (torch.randn(64, 32),), placement="none")
+    assert "torch.compile, which hides its modules" in found.remarks[0]
+    assert sum(found.at_peak.values()) == found.peak_bytes
+
+
+@pytest.mark.gpu
+def test_on_an_accelerator_the_figures_are_the_same() -> None:
+    device = find_device("auto")
+    if device.type == "cpu":
+        pytest.skip("needs an accelerator")
+    planted, _ = TROUBLES["loss"]
+    found = rematbench.why(planted.build().to(device), (torch.randn(planted.rows, planted.width, device=device),))
+    assert found.verdict.kind == "loss"
+    assert {name: found.verdict.figures.get(name, found.verdict.bytes) for name in KNOWN["loss"]} == KNOWN["loss"]
+    assert sum(found.at_peak.values()) == found.peak_bytes
 
 
 def test_a_module_that_stands_in_two_places_is_told_by_its_first() -> None:

@@ -35,8 +35,8 @@ _AT_WORK = 0.4
 _NO_SAVING = 0.1
 """Of what a region's modules keep in the plain step: a region that saves no more is not worth a recomputation."""
 
-_LEAST_RESERVED = 40 * 2**20
-"""Two large segments: so much the allocator may have in store for nothing."""
+_LEAST_RESERVED = 64 * 2**20
+"""Three large segments: so much the allocator may have in store for nothing."""
 
 _NAMED = 3
 
@@ -209,7 +209,7 @@ def _gradients(findings: Findings) -> Iterator[Cause]:
         return
     lie = f"gradients of parameters are {format_bytes(size)} of the peak ({findings.share(size)})"
     if evidence.accumulate > 1:
-        alone, together = findings.peak.bytes, max(step.peak_bytes for step in evidence.steps)
+        alone, together = findings.peak.bytes, max((step.peak_bytes for step in evidence.steps), default=0)
         lie = (
             f"gradients of all parameters, {format_bytes(size)}, lie beneath every micro-batch after the first: the "
             f"step peaks at {format_bytes(together)}, one micro-batch alone at {format_bytes(alone)}"
@@ -268,7 +268,9 @@ def _block(findings: Findings) -> Iterator[Cause]:
     if spans > 1:
         ways = [f"smaller regions: {peak.at_work} is one of {spans} modules, and all of them are live at once"]
     elif region:
-        inner = _as_placements(part for part in most if findings.called_in(part))
+        # What is so of one block is so of those like it: with a region inside this one alone, the next sets the peak.
+        inside_it = [part.removeprefix(peak.at_work) for part in most if findings.called_in(part)]
+        inner = _as_placements(dict.fromkeys(_starred(peak.at_work) + part for part in inside_it))
         ways = [
             f"regions inside it{inner}, nested or in its place",
             "its work in smaller pieces",
@@ -538,6 +540,12 @@ def _named(path: str) -> str:
 
 def _with_bytes(sizes: dict[str, int]) -> str:
     return _listed([f"{_named(path)} ({format_bytes(size)})" for path, size in sizes.items()])
+
+
+def _starred(path: str) -> str:
+    """Return a pattern for a block and all others of its chain."""
+    chain, dot, name = path.rpartition(".")
+    return f"{chain}{dot}*" if name.isdecimal() else path
 
 
 def _few(names: Iterable[str]) -> str:

@@ -66,12 +66,11 @@ class Diagnosis(Record):
 
     def explain(self) -> str:
         """Say it all for people: what the step takes, the verdict with what to try, and what else there is."""
-        lines = [
-            f"{self.model} under {self.placement} on {self.device}, {self.dtype}",
-            self._totals(),
-            self._parts(),
-            "",
-        ]
+        lines = [f"{self.model} under {self.placement} on {self.device}, {self.dtype}", self._totals(), self._parts()]
+        if self.accumulate > 1:
+            most = format_bytes(max(self.steps_peak_bytes, default=0))
+            lines.append(f"a step of {self.accumulate} micro-batches peaks at {most} above its start")
+        lines.append("")
         for number, cause in enumerate(self.causes, 1):
             share = cause.bytes / max(self.static_bytes + self.peak_bytes, 1)
             percent = f", {format_percent(share)}" if share <= 1 else ""  # what is reserved may be more than all
