@@ -100,8 +100,10 @@ class Findings:
 
     def called_in(self, path: str) -> list[str]:
         """Return the modules that a module calls itself, by path."""
-        inside = [each for each in self.called if each.startswith(f"{path}." if path else "") and each != path]
-        return [each for each in inside if not any(each.startswith(f"{other}.") for other in inside)]
+        prefix = f"{path}." if path else ""
+        inside = {each for each in self.called if each.startswith(prefix) and each != path}
+        within = {each for each in inside if any(f"{prefix}{above}" in inside for above in _above(each[len(prefix) :]))}
+        return [each for each in self.called if each in inside and each not in within]
 
     def matters(self, size: int, share: float = _MATTERS, *, of_peak: bool = True) -> bool:
         """Tell whether it is so much of all bytes or, as a part of the peak, the greatest of them."""
@@ -231,14 +233,23 @@ def _gradients(findings: Findings) -> Iterator[Cause]:
     )
 
 
-@cause("parameters", "parameters, buffers and batch, there before the step")
+@cause("parameters", "parameters, buffers, batch and attributes, there before the step")
 def _parameters(findings: Findings) -> Iterator[Cause]:
     static = findings.evidence.static
-    size = static.parameter_bytes + static.buffer_bytes + static.batch_bytes
+    attributes = max(static.attribute_bytes - sum(findings.cached.values()), 0)  # a cache is told as one
+    size = static.parameter_bytes + static.buffer_bytes + static.batch_bytes + attributes
     if not findings.matters(size, _THERE, of_peak=False):
         return
-    named = {"parameters": static.parameter_bytes, "buffers": static.buffer_bytes, "the batch": static.batch_bytes}
+    named = {
+        "parameters": static.parameter_bytes,
+        "buffers": static.buffer_bytes,
+        "the batch": static.batch_bytes,
+        "what modules keep as attributes": attributes,
+    }
     told = [f"{format_bytes(each)} of {name}" for name, each in named.items() if each >= _MATTERS * size]
+    ways = ["parameters in bfloat16 or quantised", "sharding them (FSDP)", "a smaller model"]
+    if static.parameter_bytes < size / 2:
+        ways = ["a smaller batch", "tensors of fewer bits", "moving to the device what a step needs, when it needs it"]
     yield Cause(
         kind="parameters",
         bytes=size,
@@ -246,9 +257,10 @@ def _parameters(findings: Findings) -> Iterator[Cause]:
             "parameter_bytes": static.parameter_bytes,
             "buffer_bytes": static.buffer_bytes,
             "batch_bytes": static.batch_bytes,
+            "attribute_bytes": attributes,
         },
         says=f"{_listed(told)} are there before the step; no placement touches that",
-        next=_either(["parameters in bfloat16 or quantised", "sharding them (FSDP)", "a smaller model"]),
+        next=_either(ways),
     )
 
 
@@ -272,7 +284,7 @@ def _block(findings: Findings) -> Iterator[Cause]:
         inside_it = [part.removeprefix(peak.at_work) for part in most if findings.called_in(part)]
         inner = _as_placements(dict.fromkeys(_starred(peak.at_work) + part for part in inside_it))
         ways = [
-            f"regions inside it{inner}, nested or in its place",
+            *([f"regions inside it{inner}, nested or in its place"] if inner else []),
             "its work in smaller pieces",
             "`rematbench plan`, which looks inside blocks",
         ]
@@ -540,6 +552,12 @@ def _named(path: str) -> str:
 
 def _with_bytes(sizes: dict[str, int]) -> str:
     return _listed([f"{_named(path)} ({format_bytes(size)})" for path, size in sizes.items()])
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield the paths of all that a module is inside of, but for the model itself."""
+    while path := path.rpartition(".")[0]:
+        yield path
 
 
 def _starred(path: str) -> str:
