@@ -28,7 +28,7 @@ from rematbench.traces.timeline import Phase, Timeline
 from rematbench.traces.trace import AllocationTrace
 from rematbench.workload.building import static_bytes
 from rematbench.workload.devices import clock_for, is_accelerator
-from rematbench.workload.step import Workload, clear_gradients, training_step
+from rematbench.workload.step import Phases, Workload, clear_gradients, training_step
 
 PASSES = 2
 MORE_PLAIN_STEPS = 3
@@ -193,19 +193,52 @@ class Session:
             found = self._readings[key] = [*found, *more]
         return found
 
-    def trace(self, placement: Placement) -> AllocationTrace | None:
-        """Return what one step under a placement allocated and freed; None where the meter cannot tell."""
-        with applied(self.workload.module, placement), marked(self.workload.module, self._meter.block):
+    def trace(self, placement: Placement, *, every: bool = False) -> AllocationTrace | None:
+        """Return what one step under a placement allocated and freed; None where the meter cannot tell.
+
+        `every` marks the modules inside blocks and regions too. The step's gradients are left as it made them.
+        """
+        with self._watched(placement, every=every, inside=every):
             self.fresh()
             training_step(self.workload)
             return self._read().trace
 
-    def _metered(self, placement: Placement, passes: int, *, every: bool, judged: bool) -> list[Reading]:
+    def in_a_row(self, placement: Placement, *, steps: int, accumulate: int = 1) -> list[list[Reading]]:
+        """Meter steps that each start from what the one before left, but for gradients, which it has cleared.
+
+        Each has so many micro-batches, the same batch again; the optimizer steps in the last of them. Returned are the
+        readings of each step, one a micro-batch. What only the collector frees is gone by the end of each.
+        """
+        without = replace(self.workload, optimizer=None)
+        with self._watched(placement, every=True, inside=True):
+            self.fresh()
+            gc.collect()
+            return [
+                [
+                    *(self._read_on(without, clears=False) for _ in range(accumulate - 1)),
+                    self._read_on(self.workload, clears=True),
+                ]
+                for _ in range(steps)
+            ]
+
+    def _read_on(self, workload: Workload, *, clears: bool) -> Reading:
+        def step(phases: Phases) -> None:
+            training_step(workload, phases)
+            if clears:
+                clear_gradients(workload)
+            gc.collect()
+
+        return self._meter.read(step)
+
+    @contextmanager
+    def _watched(self, placement: Placement, *, every: bool, inside: bool) -> Iterator[None]:
+        """Hold a placement in force with calls marked: what checkpointing a region takes by itself, and with `inside`
+        what the region recomputes too.
+        """
         model, mark = self.workload.module, self._meter.block
-        # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself. Nothing stands
-        # in front of what is to be compiled, or dynamo would compile that in.
-        inside = marked(model, mark, every=every) if placement.compile_budget is None else nullcontext()
-        with inside, applied(model, placement), marked(model, mark):
+        # Nothing stands in front of what is to be compiled, or dynamo would compile that in.
+        within = marked(model, mark, every=every) if inside and placement.compile_budget is None else nullcontext()
+        with within, applied(model, placement), marked(model, mark):
             if is_accelerator(self._device) or (placement.regions and not self._has_recomputed):
                 # Discarded: plans of cuDNN and workspaces of cuBLAS are per thread, and what a region recomputes runs
                 # in autograd's, where the plain step has never run it. On a processor too the first recomputation
@@ -213,6 +246,10 @@ class Session:
                 self._has_recomputed = self._has_recomputed or bool(placement.regions)
                 self.fresh()
                 training_step(self.workload)
+            yield
+
+    def _metered(self, placement: Placement, passes: int, *, every: bool, judged: bool) -> list[Reading]:
+        with self._watched(placement, every=every, inside=True):
             # The lifetimes are not kept: a planner reads hundreds of steps, and the collector would look at them all.
             found = [replace(self._read(), trace=None) for _ in range(passes)]
             if judged and self._plain and placement.regions and placement.regions not in self._equalities:
