@@ -90,6 +90,8 @@ def test_the_largest_batch_fits_and_the_next_does_not() -> None:
     memory = 3_000_000
     found = fit(decoder, vary="batch", memory=memory, at={"length": 32}, placement="each")
     assert found.value
+    assert found.bytes
+    assert found.next_bytes
     here, beyond = ({"length": 32, "batch": found.value + more} for more in (0, 1))
     assert (found.bytes, found.next_bytes) == (sum(measured(here, "each")), sum(measured(beyond, "each")))
     assert found.bytes <= memory < found.next_bytes
@@ -145,8 +147,8 @@ def test_a_step_that_depends_on_its_data_is_never_told_to_be_sure_and_wrong() ->
 
 
 def test_what_the_model_says_of_every_size_is_what_is_said() -> None:
-    with pytest.raises(PredictionError, match="not divided by 7 heads"):
-        predict(decoder, at={"width": 80, "heads": 7})
+    with pytest.raises(PredictionError, match="not divided by 3 heads"):
+        predict(decoder, at={"width": 80})
 
 
 def test_a_size_that_both_varies_and_is_held_is_refused() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from rematbench.predicting.search import Limits, PredictionError, Refused, peak_bytes, predict, static_bytes
+from rematbench.predicting.search import Limits, PredictionError, Refused, Take, peak_bytes, predict, static_bytes
 from rematbench.traces.tape import NEVER, Label, Tape
 
 ROOMY = Limits(bytes=2**40, flops=2**60)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from rematbench.errors import PlacementError
-from rematbench.measuring.session import Session, UntimedMeasurement
+from rematbench.measuring.session import PASSES, Session, UntimedMeasurement
 from rematbench.placement.goal import Goal
 from rematbench.placement.placement import PLAIN, Placement
 from rematbench.planner.planner import Planned, Planner
@@ -121,8 +121,8 @@ class _PredictedSession(Session):
         """What is there before the step."""
         return static_bytes(self._planner.predicted(Placement(name=PLAIN)).tape)
 
-    def peak_bytes(self, placement: Placement) -> int:
-        """Predict a placement's peak."""
+    def peak_bytes(self, placement: Placement, *, passes: int = PASSES) -> int:  # noqa: ARG002
+        """Predict a placement's peak, which no pass tells otherwise."""
         return peak_bytes(self._planner.predicted(placement).tape)
 
     def measure(self, placement: Placement) -> UntimedMeasurement:

@@ -11,12 +11,15 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from rematbench.record import Record
+from rematbench.records.diagnosis import Diagnosis
 from rematbench.records.fitting import FittedPlacement
 from rematbench.records.inspection import Inspection
 from rematbench.records.measurement import Environment, Measurement, Status, Timing
 from rematbench.suite.suite import Device, Job
 
-Stage = Literal["building", "inspecting", "plain step", "predicting", "fitting", "measuring", "timing", "resident"]
+Stage = Literal[
+    "building", "inspecting", "diagnosing", "plain step", "predicting", "fitting", "measuring", "timing", "resident"
+]
 
 
 class ProbeOrder(Record):
@@ -72,6 +75,15 @@ class FitOrder(Record):
     memory_bytes: int
     multiple_of: int
     placements: tuple[str, ...]
+
+
+class WhyOrder(Record):
+    """Say why a job's model takes its memory under one of its placements, in steps of so many micro-batches."""
+
+    kind: Literal["why"] = "why"
+    job: Job
+    placement: str
+    accumulate: int
 
 
 class Probed(Record):
@@ -144,6 +156,13 @@ class Fitted(Record):
     fitted: FittedPlacement
 
 
+class Diagnosed(Record):
+    """Answer to the question why."""
+
+    kind: Literal["diagnosed"] = "diagnosed"
+    diagnosis: Diagnosis
+
+
 class Failed(Record):
     """A placement failed; the worker ends after this. `placement` is empty when the model could not be built."""
 
@@ -173,13 +192,39 @@ class Done(Record):
     kind: Literal["done"] = "done"
 
 
-Order = Annotated[ProbeOrder | JobOrder | ResidentOrder | InspectOrder | FitOrder, Field(discriminator="kind")]
+Order = Annotated[
+    ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder, Field(discriminator="kind")
+]
 Message = Annotated[
-    Probed | Began | Built | Ended | Measured | Timed | Resident | Inspected | Fitted | Failed | Refused | Done,
+    Probed
+    | Began
+    | Built
+    | Ended
+    | Measured
+    | Timed
+    | Resident
+    | Inspected
+    | Diagnosed
+    | Fitted
+    | Failed
+    | Refused
+    | Done,
     Field(discriminator="kind"),
 ]
 
-ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder | FitOrder] = TypeAdapter(Order)
+ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder] = TypeAdapter(Order)
 MESSAGE: TypeAdapter[
-    Probed | Began | Built | Ended | Measured | Timed | Resident | Inspected | Fitted | Failed | Refused | Done
+    Probed
+    | Began
+    | Built
+    | Ended
+    | Measured
+    | Timed
+    | Resident
+    | Inspected
+    | Diagnosed
+    | Fitted
+    | Failed
+    | Refused
+    | Done
 ] = TypeAdapter(Message)

@@ -19,7 +19,7 @@ from rematbench.predicting.sampling import Resolve
 from rematbench.predicting.search import Predicted, PredictionError, Sizes
 from rematbench.records.fitting import FittedPlacement
 from rematbench.records.measurement import Measurement, PlanFacts, Status
-from rematbench.running.protocol import FitOrder, Fitted, InspectOrder, JobOrder, Measured, ResidentOrder
+from rematbench.running.protocol import FitOrder, Fitted, InspectOrder, JobOrder, Measured, ResidentOrder, WhyOrder
 from rematbench.running.runner import DEFAULT_DTYPE
 from rematbench.running.staging import Say, staged
 from rematbench.suite.suite import Job
@@ -47,7 +47,7 @@ class UnrunWork:
         self._predictor = Predictor(self._built, self._device)
         self._dtype: str = job.settings.dtype or DEFAULT_DTYPE
 
-    def run(self, order: JobOrder | ResidentOrder | InspectOrder | FitOrder) -> None:
+    def run(self, order: JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder) -> None:
         """Say a row for each placement asked for, or an answer."""
         sizes = dict(self._job.at)
         if isinstance(order, FitOrder):
