@@ -88,11 +88,11 @@ def test_flops_are_those_of_the_step() -> None:
 
 def test_the_largest_batch_fits_and_the_next_does_not() -> None:
     memory = 3_000_000
-    found = fit(decoder, vary="batch", memory=memory, at={"length": 32}, placement="each")
+    found = fit(decoder, vary="batch", memory=memory, placement="each")
     assert found.value
     assert found.bytes
     assert found.next_bytes
-    here, beyond = ({"length": 32, "batch": found.value + more} for more in (0, 1))
+    here, beyond = ({"batch": found.value + more} for more in (0, 1))
     assert (found.bytes, found.next_bytes) == (sum(measured(here, "each")), sum(measured(beyond, "each")))
     assert found.bytes <= memory < found.next_bytes
     assert (found.measured_bytes, found.next_measured_bytes) == (found.bytes, found.next_bytes)

@@ -21,7 +21,7 @@ def step(lives: Mapping[str, int], static: int = 4, flops: int = 0) -> Tape:
 
 def taking(
     make: Callable[[Mapping[str, int]], Tape],
-) -> tuple[Callable[[Mapping[str, int]], Tape], list[dict[str, int]]]:
+) -> tuple[Take, list[dict[str, int]]]:
     runs: list[dict[str, int]] = []
 
     def take(sizes: Mapping[str, int]) -> Tape:
