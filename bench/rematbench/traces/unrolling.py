@@ -93,7 +93,8 @@ def _inserted(before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], at: i
     """
     rest = before[at:]
     best, found = -1, 0
-    for count in range(1, min(most, at) + 1):
+    # Where nothing comes after it, it is all that is left.
+    for count in range(1 if len(rest) else most, min(most, at) + 1):
         start = at + moved + count
         if after[start - 1] != before[at - 1] or not np.array_equal(
             after[start - count : start], before[at - count : at]
