@@ -362,6 +362,7 @@ COLUMNS = (
         required=False,
     ),
     _column("device_software", "", "the GPU's toolkit, libraries, driver and precision", _software, required=False),
+    _column("device_allocator", "", "settings of the GPU's allocator", _allocator, required=False),
     _column(
         "predicted_from", "steps", "small ones that were run for a predicted row", "prediction.runs", required=False
     ),
@@ -370,5 +371,4 @@ COLUMNS = (
         "peak_low_bytes", "bytes", "the peak of a predicted row is not below", "prediction.low_bytes", required=False
     ),
     _column("peak_high_bytes", "bytes", "and not above", "prediction.high_bytes", required=False),
-    _column("device_allocator", "", "settings of the GPU's allocator", _allocator, required=False),
 )
