@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from rematbench.placement.placement import Placement
+from rematbench.predicting.kernels import Kernels
 from rematbench.predicting.sampling import Resolve, Sampler
 from rematbench.predicting.search import Limits, Predicted, Sizes, predict, static_bytes
 from rematbench.records.measurement import Flops, Memory, PredictionFacts
@@ -52,6 +53,9 @@ class Predictor:
         most = _MOST_BYTES if free is None else min(_MOST_BYTES, int(_SHARE * free))
         self._limits = Limits(bytes=most if memory_bytes is None else memory_bytes, flops=_MOST_FLOPS)
         self.sampler = Sampler(build, device)
+        self._kernels = Kernels(
+            self.sampler.meter, limit_bytes=self._limits.bytes, limit_flops=self._limits.flops
+        )
         self._found: dict[tuple[str, tuple[tuple[str, int], ...]], Predicted] = {}
 
     def predicted(self, name: str, resolve: Resolve, target: Sizes) -> Predicted:
@@ -65,7 +69,7 @@ class Predictor:
         """
         key = name, tuple(sorted(target.items()))
         if key not in self._found:
-            self._found[key] = predict(self.sampler.takes(name, resolve), target, self._limits)
+            self._found[key] = predict(self.sampler.takes(name, resolve), target, self._limits, self._kernels.ask)
         return self._found[key]
 
     def case(self, name: str, resolve: Resolve, target: Sizes, *, plain: Predicted | None = None) -> PredictedCase:

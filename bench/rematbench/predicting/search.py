@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Protocol
 
 from rematbench.errors import RematbenchError
 from rematbench.predicting.axes import NODES, Axis, is_small, lattices
+from rematbench.traces.calls import (
+    Ask,
+    Asked,
+    Unanswered,
+    abridged,
+    choosy,
+    completed,
+    effect_of,
+    with_kept,
+)
 from rematbench.traces.extrapolation import Extrapolation
-from rematbench.traces.tape import Tape
+from rematbench.traces.tape import ALLOCATIONS, Tape
 from rematbench.traces.unrolling import Unrolling, are_alike, unrolling_of
 
 Sizes = Mapping[str, int]
@@ -41,13 +51,13 @@ class Limits:
     Attributes:
         bytes: of its peak and of what is there before it.
         flops: of all of it.
-        share: of each size asked for that is run at most. Kernels choose by size what they allocate for themselves, and
-            the nearer the run that a fit is held against, the less is left unseen.
+        share: of each size asked for that is run at most. The nearer the run that a fit is held against, the less is
+            left unseen of what a model does otherwise where it is large.
     """
 
     bytes: int
     flops: int
-    share: float = 0.5
+    share: float = 0.125
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +96,16 @@ class PredictionError(RematbenchError):
     """No small step tells a large one: why, in a sentence."""
 
 
-def predict(take: Take, target: Sizes, limits: Limits) -> Predicted:
+def predict(take: Take, target: Sizes, limits: Limits, ask: Ask | None = None) -> Predicted:
     """Predict the step at the target sizes.
+
+    Args:
+        ask: asks kernels that choose by size what they allocate; without it that is fitted like all else.
 
     Raises:
         PredictionError: no run tells it.
     """
-    return _Search(take, target, limits).predicted()
+    return _Search(take, target, limits, ask).predicted()
 
 
 def peak_bytes(tape: Tape) -> int:
@@ -106,7 +119,7 @@ def static_bytes(tape: Tape) -> int:
 
 
 def _changes(tape: Tape) -> Iterator[int]:
-    return (value for label, value in zip(tape.labels, tape.values, strict=True) if label.kind in ("allocate", "free"))
+    return (value for label, value in zip(tape.labels, tape.values, strict=True) if label.kind in (*ALLOCATIONS, "free"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +147,27 @@ class _Fit:
     grid: tuple[Axis, ...]
     extrapolation: Extrapolation
     deep: Mapping[str, _Deep]
+    ask: Ask | None
 
     def at(self, sizes: Sizes) -> Tape | None:
-        """Return the tape at some sizes; None where its numbers would not be whole."""
+        """Return the tape at some sizes; None where its numbers would not be whole.
+
+        Raises:
+            Unanswered: kernels were not to be asked there.
+        """
         tape = self.extrapolation.at([sizes[axis.name] for axis in self.grid])
+        if tape is None or self.ask is None:
+            return self._deepened(tape, sizes)
+        # First what calls leave, by whose bytes the frees of a deeper step find their allocations.
+        kept, answers = with_kept(tape, self.ask)
+        deepened = self._deepened(kept, sizes)
+        return completed(deepened, answers) if deepened else None
+
+    def about(self, sizes: Sizes) -> Tape | None:
+        """Return the tape without asking kernels: what they leave is interpolated, and what they free is not there."""
+        return self._deepened(self.extrapolation.at([sizes[axis.name] for axis in self.grid]), sizes)
+
+    def _deepened(self, tape: Tape | None, sizes: Sizes) -> Tape | None:
         for name, deep in self.deep.items():
             times = deep.times(sizes[name])
             tape = deep.unrolling.unrolled(tape, times) if tape and times is not None else None
@@ -163,8 +193,11 @@ class _Hold(Exception):
 class _Search:
     """One prediction on its way."""
 
-    def __init__(self, take: Take, target: Sizes, limits: Limits) -> None:
+    def __init__(self, take: Take, target: Sizes, limits: Limits, ask: Ask | None) -> None:
         self._take = take
+        self._ask = ask
+        self._choosy: set[str] = set()
+        self._unasked: set[str] = set()
         self._target = dict(target)
         self._limits = limits
         self._lattices = {name: lattices(value) for name, value in target.items()}
@@ -183,8 +216,7 @@ class _Search:
             if not self._free():
                 return self._result(self._tape(self._target), checked_at=self._target)
             try:
-                fit = self._fitted()
-                found = self._checked(fit)
+                fit, found = self._fitted_and_checked()
                 if found.is_exact:
                     return found
                 best = found if best is None or found.reach <= best.reach else best
@@ -222,7 +254,7 @@ class _Search:
             while self._axis(axis.name, 1).node(NODES - 1) <= sizes[axis.name] and self._climbed([axis.name]):
                 pass
         top = {axis.name: self._axis(axis.name).node(1) for axis in fit.grid}
-        told = fit.at(top | {name: deep.start for name, deep in fit.deep.items()})
+        told = fit.about(top | {name: deep.start for name, deep in fit.deep.items()})
         return moved and (told is None or self._is_small(told))
 
     def _axis(self, name: str, more: int = 0) -> Axis:
@@ -250,7 +282,14 @@ class _Search:
                 self._refused[place] = str(refused)
                 raise
             self._runs.append(named)
+            if self._ask:
+                self._choosy |= choosy(self._tapes[place])
         return self._tapes[place]
+
+    def _abridged(self, tape: Tape) -> Tape:
+        """Return a tape without what kernels choose in it that are asked for it."""
+        kinds = self._choosy - self._unasked
+        return abridged(tape, kinds) if kinds else replace(tape, calls=())
 
     def _fitted(self) -> _Fit:
         """Run the center and the lines through it, and tell what each axis does to the step."""
@@ -263,15 +302,19 @@ class _Search:
         grid: list[Axis] = []
         lines: list[list[Tape]] = []
         deep: dict[str, _Deep] = {}
+        run: list[list[Tape]] = []
         for axis in axes:
             try:
-                line = [first, *(self._tape(center | {axis.name: node}) for node in axis.nodes[1:])]
+                run.append([first, *(self._tape(center | {axis.name: node}) for node in axis.nodes[1:])])
             except Refused as refused:
                 raise _Climb([axis.name], str(refused)) from None
-            if all(first.is_like(tape) for tape in line):
+        # Only now it is known which kernels choose.
+        for axis, line in zip(axes, run, strict=True):
+            line = [self._abridged(tape) for tape in line]
+            if all(line[0].is_like(tape) for tape in line):
                 grid.append(axis)
                 lines.append(line)
-                if all(tape.values == first.values for tape in line):
+                if all(tape.values == line[0].values for tape in line):
                     self._notes[f"{axis.name} changes nothing in the step's memory or FLOPs"] = None
             else:
                 deep[axis.name] = self._deepening(axis, line, alone=len(axes) == 1)
@@ -281,9 +324,8 @@ class _Search:
             for step, tape in enumerate(line)
         }
         nodes = tuple(axis.nodes for axis in grid)
-        return _Fit(
-            grid=tuple(grid), extrapolation=Extrapolation(nodes=nodes, tapes=tapes or {(): first}), deep=deep
-        )
+        extrapolation = Extrapolation(nodes=nodes, tapes=tapes or {(): self._abridged(first)})
+        return _Fit(grid=tuple(grid), extrapolation=extrapolation, deep=deep, ask=self._ask)
 
     def _deepening(self, axis: Axis, line: Sequence[Tape], *, alone: bool) -> _Deep:
         """Return how the step grows along an axis on which it has other entries.
@@ -308,20 +350,62 @@ class _Search:
         share = (axis.target / axis.nodes[-1]) ** 2
         return (peak_bytes(line[-1]) + static_bytes(line[-1])) * share <= self._limits.bytes
 
-    def _checked(self, fit: _Fit) -> Predicted:
-        """Hold a fit against further runs, the numbers that mix axes interpolated with more runs where need be."""
-        fit = self._with_mixed(fit)
-        sizes = self._check_sizes(fit)
-        told = fit.at(sizes)
-        try:
-            measured = self._tape(sizes)
-        except Refused as refused:
-            raise _Climb(list(sizes), str(refused)) from None
-        tape = fit.at(self._target)
+    def _fitted_and_checked(self) -> tuple[_Fit, Predicted]:
+        """Fit what was run and hold it against a further run; again without a kernel that is not to be asked."""
+        while True:
+            known = set(self._choosy)
+            fit = self._with_mixed(self._fitted())
+            sizes = self._check_sizes(fit)
+            try:
+                measured = self._tape(sizes)
+            except Refused as refused:
+                raise _Climb(list(sizes), str(refused)) from None
+            if self._choosy != known:
+                continue
+            try:
+                if not self._is_told(fit, sizes, measured):
+                    told, tape = fit.about(sizes), fit.about(self._target)
+                    break
+                told = fit.at(sizes)
+                strange = self._strange(measured) if told is None or not _equal(told, measured) else set()
+                if not strange:
+                    tape = fit.at(self._target)
+                    break
+                raise Unanswered(strange, "alone it allocates otherwise than in the step")
+            except Unanswered as unanswered:
+                self._unasked |= unanswered.kinds
+                self._notes[f"kernels were not asked what they allocate ({unanswered})"] = None
         if tape is None:
             raise _Climb(list(sizes), "the memory of the step is no polynomial of its sizes")
+        return fit, self._checked(fit, tape, sizes, told, measured)
+
+    def _is_told(self, fit: _Fit, sizes: Sizes, measured: Tape) -> bool:
+        """Tell whether all but what kernels choose came out; only then are they asked.
+
+        A call whose arguments do not belong together may write where it must not.
+        """
+        told, run = fit.about(sizes), self._abridged(measured)
+        if told is None or len(told.labels) != len(run.labels):
+            return False
+        chosen = run.chosen
+        settled = tuple(there if own else here for own, here, there in zip(chosen, told.values, run.values, strict=True))
+        return _equal(told.with_values(settled), run)
+
+    def _strange(self, measured: Tape) -> set[str]:
+        """Return the kinds of calls of a step that did otherwise than they do alone."""
+        kinds = self._choosy - self._unasked
+        if not self._ask:
+            return set()
+        calls = [(Asked(call.kind, call.numbers, call.flops), call) for call in measured.calls if call.kind in kinds]
+        answers = self._ask(asked for asked, _ in calls)
+        return {asked.kind for asked, call in calls if answers[asked] != effect_of(call, measured)}
+
+    def _checked(self, fit: _Fit, tape: Tape, sizes: Sizes, told: Tape | None, measured: Tape) -> Predicted:
+        """Say how far a prediction is to be believed."""
         if told is not None and _equal(told, measured):
-            return self._result(tape, fit, checked_at=sizes, unrolled=bool(fit.deep))
+            # What chooses by size and was not asked at this one may have chosen otherwise.
+            reach = _LEAST_RANGE if self._choosy & self._unasked else 0.0
+            return self._result(tape, fit, checked_at=sizes, reach=reach, unrolled=bool(fit.deep))
         off = abs(peak_bytes(told) - peak_bytes(measured)) if told else peak_bytes(measured)
         # What was unlike anywhere may be unlike at the peak of a larger step.
         unlike = _unlike(told, measured) if told else {}
@@ -343,7 +427,7 @@ class _Search:
         extrapolation = fit.extrapolation
         index = (1,) * len(fit.grid)
         try:
-            measured = self._tape(self._sizes_at(fit, index))
+            measured = self._abridged(self._tape(self._sizes_at(fit, index)))
             wrong = extrapolation.wrong([axis.node(1) for axis in fit.grid], measured) if (
                 extrapolation.center.is_like(measured)
             ) else None
@@ -352,7 +436,7 @@ class _Search:
             if not wrong.any():
                 return fit
             extrapolation = extrapolation.with_mixed(wrong)
-            more = {at: self._tape(self._sizes_at(fit, at)) for at in extrapolation.grid if at not in fit.extrapolation.tapes}
+            more = {at: self._abridged(self._tape(self._sizes_at(fit, at))) for at in extrapolation.grid if at not in fit.extrapolation.tapes}
         except Refused as refused:
             raise _Climb([axis.name for axis in fit.grid], str(refused)) from None
         if not all(extrapolation.center.is_like(tape) for tape in more.values()):
@@ -373,7 +457,7 @@ class _Search:
         share, before = self._limits.share, None
         while True:
             sizes = {axis.name: axis.like_the_target(axis.target * share, least[axis.name]) for axis in fit.grid} | deep
-            told = fit.at(sizes)
+            told = fit.about(sizes)
             if told is None or self._is_small(told) or sizes == before:
                 return sizes
             before, share = sizes, share / 2
