@@ -33,13 +33,16 @@ class Kernels:
         self._known: dict[tuple[str, tuple[int, ...]], Effect | str] = {}
 
     def ask(self, calls: Iterable[Asked]) -> Mapping[Asked, Effect | str]:
-        """Return what each call allocates and frees, or a sentence that says why it was not asked."""
+        """Return what each call allocates and frees.
+
+        Where some are too large to be asked, no other one is run, and sentences say of these alone why they were not.
+        """
         wanted = list(dict.fromkeys(calls))
         new = list({call[:2]: call for call in wanted if call[:2] not in self._known}.values())
         able = [call for call in new if self._is_able(call)]
-        if able:
+        if able and len(able) == len(new):
             self._run(able)
-        return {call: self._known[call[:2]] for call in wanted}
+        return {call: self._known[call[:2]] for call in wanted if call[:2] in self._known}
 
     def _is_able(self, call: Asked) -> bool:
         needed = argument_bytes(call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Protocol
@@ -12,10 +13,13 @@ from rematbench.predicting.axes import NODES, Axis, is_small, lattices
 from rematbench.traces.calls import (
     Ask,
     Asked,
+    Effect,
     Unanswered,
     abridged,
+    calls_of,
     choosy,
     completed,
+    continued,
     effect_of,
     with_kept,
 )
@@ -27,6 +31,12 @@ Sizes = Mapping[str, int]
 
 _MOST_ATTEMPTS = 10
 _LEAST_RANGE = 0.01
+
+_ON_THE_LINE = 6
+"""A product of four sizes, and one place more that bears it out."""
+
+_SHARES = tuple(0.8**power for power in range(3, 24))
+"""Of each size, for the largest of those places."""
 
 
 class Refused(Exception):
@@ -67,6 +77,8 @@ class Predicted:
     Attributes:
         tape: the step.
         at: the step at other sizes, as far as the same runs tell it: of sizes of the same names; None where they do not.
+            Kernels are asked there.
+        about: the same but for what kernels choose, which is no more than likely; nothing is asked or run.
         runs: the sizes that were run, in their order.
         checked_at: the run that was predicted to the byte before this was believed; None where none was.
         off_bytes: by how much the peak of the last check was off; 0 where all of it was right.
@@ -78,6 +90,7 @@ class Predicted:
 
     tape: Tape
     at: Callable[[Sizes], Tape | None]
+    about: Callable[[Sizes], Tape | None]
     runs: tuple[Sizes, ...]
     checked_at: Sizes | None
     off_bytes: int = 0
@@ -158,10 +171,62 @@ class _Fit:
         tape = self.extrapolation.at([sizes[axis.name] for axis in self.grid])
         if tape is None or self.ask is None:
             return self._deepened(tape, sizes)
+        return self._completed(tape, sizes, self.ask)
+
+    def _completed(self, tape: Tape, sizes: Sizes, ask: Ask) -> Tape | None:
         # First what calls leave, by whose bytes the frees of a deeper step find their allocations.
-        kept, answers = with_kept(tape, self.ask)
+        kept, answers = with_kept(tape, ask)
         deepened = self._deepened(kept, sizes)
         return completed(deepened, answers) if deepened else None
+
+    def from_below(self, sizes: Sizes) -> Tape | None:
+        """Return the tape at sizes at which kernels are not to be asked, by what they do at smaller ones.
+
+        Those lie on one line to the sizes, as near as kernels are to be asked, in equal steps of the axes' grain.
+        None where kernels do there what tells nothing.
+
+        Raises:
+            Unanswered: nor are they to be asked there.
+        """
+        place = [sizes[axis.name] for axis in self.grid]
+        tape = self.extrapolation.at(place)
+        known = self._continued(place) if self.ask and tape else None
+        if tape is None or self.ask is None or known is None:
+            return None
+        told = {call: known[at] for at, call in calls_of(tape).items() if at in known}
+        answers = self.ask
+
+        def ask(calls: Iterable[Asked]) -> Mapping[Asked, Effect | str]:
+            calls = list(calls)
+            rest = answers(call for call in calls if call not in told)
+            return {**rest, **{call: told[call] for call in calls if call in told}}
+
+        return self._completed(tape, sizes, ask)
+
+    def _continued(self, place: Sequence[int]) -> dict[int, Effect] | None:
+        """Return what calls do at a place, by where they stand in the tape; None where no smaller ones can be asked."""
+        assert self.ask is not None
+        for share in _SHARES:
+            grains = [axis.lattice.grain for axis in self.grid]
+            widths = [int(share * target) // 12 // grain * grain for target, grain in zip(place, grains, strict=True)]
+            above = int(12 * (1 - share) / share) + 1
+            first = [target - (above + _ON_THE_LINE - 1) * width for target, width in zip(place, widths, strict=True)]
+            if not any(widths) or any(value < axis.node(0) for axis, value in zip(self.grid, first, strict=True)):
+                return None
+            found: dict[int, list[Effect]] = {}
+            for step in reversed(range(_ON_THE_LINE)):  # the largest first: it is the one that may be too large
+                tape = self.extrapolation.at([value + step * width for value, width in zip(first, widths, strict=True)])
+                answers = self.ask(calls_of(tape).values()) if tape else {}
+                if tape is None or any(isinstance(answer, str) for answer in answers.values()):
+                    break
+                for at, call in calls_of(tape).items():
+                    effect = answers[call]
+                    assert isinstance(effect, Effect)
+                    found.setdefault(at, []).append(effect)
+            else:
+                told = {at: continued(effects[::-1], above + _ON_THE_LINE - 1) for at, effects in found.items()}
+                return {at: effect for at, effect in told.items() if effect is not None}
+        return None
 
     def about(self, sizes: Sizes) -> Tape | None:
         """Return the tape without asking kernels: what they leave is interpolated, and what they free is not there."""
@@ -198,6 +263,7 @@ class _Search:
         self._ask = ask
         self._choosy: set[str] = set()
         self._unasked: set[str] = set()
+        self._is_continued = False
         self._target = dict(target)
         self._limits = limits
         self._lattices = {name: lattices(value) for name, value in target.items()}
@@ -368,16 +434,28 @@ class _Search:
                     break
                 told = fit.at(sizes)
                 strange = self._strange(measured) if told is None or not _equal(told, measured) else set()
-                if not strange:
-                    tape = fit.at(self._target)
-                    break
-                raise Unanswered(strange, "alone it allocates otherwise than in the step")
+                if strange:
+                    raise Unanswered(strange, "alone it allocates otherwise than in the step")
+                tape = self._told(fit)
+                break
             except Unanswered as unanswered:
                 self._unasked |= unanswered.kinds
                 self._notes[f"kernels were not asked what they allocate ({unanswered})"] = None
         if tape is None:
             raise _Climb(list(sizes), "the memory of the step is no polynomial of its sizes")
         return fit, self._checked(fit, tape, sizes, told, measured)
+
+    def _told(self, fit: _Fit) -> Tape | None:
+        """Return the step asked for, its kernels told from smaller sizes where they are too large to be asked."""
+        try:
+            return fit.at(self._target)
+        except Unanswered as unanswered:
+            tape = fit.from_below(self._target)
+            if tape is None:
+                raise
+            self._is_continued = True
+            self._notes[f"kernels too large to be run alone were asked at smaller sizes ({unanswered})"] = None
+            return tape
 
     def _is_told(self, fit: _Fit, sizes: Sizes, measured: Tape) -> bool:
         """Tell whether all but what kernels choose came out; only then are they asked.
@@ -398,13 +476,13 @@ class _Search:
             return set()
         calls = [(Asked(call.kind, call.numbers, call.flops), call) for call in measured.calls if call.kind in kinds]
         answers = self._ask(asked for asked, _ in calls)
-        return {asked.kind for asked, call in calls if answers[asked] != effect_of(call, measured)}
+        return {asked.kind for asked, call in calls if answers.get(asked) != effect_of(call, measured)}
 
     def _checked(self, fit: _Fit, tape: Tape, sizes: Sizes, told: Tape | None, measured: Tape) -> Predicted:
         """Say how far a prediction is to be believed."""
         if told is not None and _equal(told, measured):
             # What chooses by size and was not asked at this one may have chosen otherwise.
-            reach = _LEAST_RANGE if self._choosy & self._unasked else 0.0
+            reach = _LEAST_RANGE if self._choosy & self._unasked or self._is_continued else 0.0
             return self._result(tape, fit, checked_at=sizes, reach=reach, unrolled=bool(fit.deep))
         off = abs(peak_bytes(told) - peak_bytes(measured)) if told else peak_bytes(measured)
         # What was unlike anywhere may be unlike at the peak of a larger step.
@@ -467,10 +545,18 @@ class _Search:
         return needed <= self._limits.bytes and tape.sum_of("flops") <= self._limits.flops
 
     def _result(self, tape: Tape, fit: _Fit | None = None, **found: Any) -> Predicted:
-        def at(sizes: Sizes) -> Tape | None:
-            return fit.at(sizes) if fit and all(sizes[name] == self._target[name] for name in self._held) else None
+        def is_of_fit(sizes: Sizes) -> bool:
+            return fit is not None and all(sizes[name] == self._target[name] for name in self._held)
 
-        return Predicted(tape=tape, at=at, runs=tuple(self._runs), notes=tuple(self._notes), **found)
+        def at(sizes: Sizes) -> Tape | None:
+            with suppress(Unanswered):
+                return fit.at(sizes) if fit and is_of_fit(sizes) else None
+            return None
+
+        def about(sizes: Sizes) -> Tape | None:
+            return fit.about(sizes) if fit and is_of_fit(sizes) else None
+
+        return Predicted(tape=tape, at=at, about=about, runs=tuple(self._runs), notes=tuple(self._notes), **found)
 
 
 def _equal(told: Tape, measured: Tape) -> bool:

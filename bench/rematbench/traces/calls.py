@@ -14,6 +14,9 @@ from math import inf
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
+from rematbench.traces.polynomial import combined, weights_at
 from rematbench.traces.tape import ALLOCATIONS, NEVER, Call, Label, Tape
 
 _SCALAR_BYTES = 16
@@ -60,7 +63,7 @@ class Ask(Protocol):
     """Asks kernels, one call at a time."""
 
     def __call__(self, calls: Iterable[Asked], /) -> Mapping[Asked, Effect | str]:
-        """Return what each call allocates and frees, or why it was not asked."""
+        """Return what each call allocates and frees; where some are not to be asked, why not, of these alone."""
 
 
 class Unanswered(Exception):
@@ -399,6 +402,37 @@ def _numbers_after(tape: Tape, at: int) -> int:
     while stop < len(tape.labels) and tape.labels[stop].kind == "number":
         stop += 1
     return stop - at - 1
+
+
+def calls_of(tape: Tape) -> dict[int, Asked]:
+    """Return the calls of an abridged tape by where they stand, but for those that take buffers of others."""
+    found: dict[int, Asked] = {}
+    for at, label in enumerate(tape.labels):
+        if label.kind == "call":
+            numbers = range(at + 1, at + 1 + _numbers_after(tape, at))
+            if all(tape.ends[entry] == NEVER for entry in numbers):
+                found[at] = Asked(label.call, tuple(tape.values[entry] for entry in numbers), tape.values[at])
+    return found
+
+
+def continued(effects: Sequence[Effect], step: int) -> Effect | None:
+    """Return what a call does so many equal steps of its sizes further, from what it does at the first ones.
+
+    None where it does not do the same each time, or the last one is not as those before tell it.
+    """
+    rows = [np.array(effect.events, dtype=object) for effect in effects]
+    if len({tuple(event if event < 0 else 0 for event in effect.events) for effect in effects}) > 1:
+        return None
+    if not rows[0].size:
+        return effects[0]
+    line = [(at,) for at in range(len(rows) - 1)]
+    nodes = (range(len(rows) - 1),)
+    last, below = combined(weights_at(line, nodes, (len(rows) - 1,)), rows[:-1])
+    told, under = combined(weights_at(line, nodes, (step,)), rows[:-1])
+    sizes = rows[0] >= 0
+    if (last != rows[-1] * below)[sizes].any() or (told % under != 0)[sizes].any() or (told < 0)[sizes].any():
+        return None
+    return Effect(tuple(np.where(sizes, told // under, rows[0]).tolist()))
 
 
 def completed(tape: Tape, answers: Mapping[Asked, Effect]) -> Tape:
