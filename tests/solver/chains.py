@@ -1,6 +1,7 @@
 """Chains to plan for: random small ones that use everything the model has, and long ones like real models."""
 
 import random
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -77,6 +78,48 @@ def long_chain(count: int, *, seed: int = 0) -> UnitChain:
         joins=(True,) * (count - 1),
         units=tuple(_block(rng, at, sizes[at], sizes[at + 1]) for at in range(count)),
     )
+
+
+def equal_units(count: int) -> UnitChain:
+    """Units that are all the same, as a transformer's blocks are."""
+    chain = long_chain(1)
+    size = chain.tensor_bytes[0]
+    plain, matmuls = chain.units[0].choices
+    return UnitChain(
+        tensor_bytes=(size,) * (count + 1),
+        tensor_gradient_bytes=(size,) * (count + 1),
+        values=tuple(frozenset({at}) for at in range(count + 1)),
+        joins=(True,) * (count - 1),
+        units=tuple(
+            replace(
+                chain.units[0],
+                name=f"blocks[{at}]",
+                choices=(replace(plain, saved_tensors=frozenset({at})), matmuls),
+            )
+            for at in range(count)
+        ),
+    )
+
+
+def ways_more(chain: UnitChain, *, nest: bool) -> UnitChain:
+    """Give every unit eight ways to be run."""
+
+    def choices(unit: Unit) -> tuple[Choice, ...]:
+        plain, matmuls = unit.choices
+        more = [
+            replace(
+                matmuls,
+                save=f"set{number}",
+                saved_bytes=matmuls.saved_bytes * (number + 1) // 5,
+                recompute_cost=matmuls.recompute_cost * (8 - number) / 6,
+                holds_input=not nest,
+                nests=nest,
+            )
+            for number in range(6)
+        ]
+        return plain, matmuls, *more
+
+    return replace(chain, units=tuple(replace(unit, choices=choices(unit)) for unit in chain.units))
 
 
 def _block(rng: random.Random, at: int, before: int, after: int) -> Unit:

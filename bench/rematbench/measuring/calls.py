@@ -1,4 +1,4 @@
-"""The operators of a step as data: what was called with arguments of which shapes, to be called alone at other sizes."""
+"""The operators of a step as data: what was called with arguments of which shapes, to be called alone elsewhere."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def argument_bytes(asked: Asked) -> int:
     """Return what the tensors of a call's arguments need."""
     sizes: list[int] = []
 
-    def size(extent: int, *, dtype: torch.dtype, device: str) -> Tensor:
+    def size(extent: int, *, dtype: torch.dtype, **_: object) -> Tensor:
         sizes.append(extent * dtype.itemsize)
         return torch.empty(0, dtype=dtype, device="meta")
 

@@ -98,6 +98,7 @@ class Session:
         self._equalities: dict[tuple[Region, ...], Equality | None] = {}
         self._has_recomputed = False
         self._readings: dict[tuple[object, ...], list[Reading]] = {}
+        self._losses: list[torch.Tensor] = []
 
     def keep_plain(self) -> None:
         """Run the plain step twice, to compare with and to know its noise, after one that is discarded.
@@ -118,6 +119,11 @@ class Session:
         """The plain step's peak above its start; None where there is no plain step to compare with."""
         return self.peak_bytes(Placement(name="none")) if self._plain else None
 
+    @property
+    def static_bytes(self) -> int:
+        """What is there before the step: parameters, buffers, batch and optimizer state."""
+        return static_bytes(self.workload)
+
     @cached_property
     def outline(self) -> Outline:
         """What strategies act on: the model's chains as a step runs them; as they are listed where torch refuses."""
@@ -130,9 +136,9 @@ class Session:
             recording = None
         return outline(self.workload.module, recording)
 
-    def peak_bytes(self, placement: Placement) -> int:
-        """Meter a placement's step and return its peak, the greater of the passes."""
-        return _worst(self.readings(placement)).peak_bytes
+    def peak_bytes(self, placement: Placement, *, passes: int = PASSES) -> int:
+        """Meter a placement's step and return its peak, the greatest of the passes."""
+        return _worst(self.readings(placement, passes=passes)).peak_bytes
 
     def measure(self, placement: Placement) -> UntimedMeasurement:
         """Apply a placement, measure everything but its time, and remove it."""
@@ -156,7 +162,10 @@ class Session:
         )
 
     def equality(self, placement: Placement) -> Equality | None:
-        """Hold a step under a placement against the plain step, once; None where there is no plain step."""
+        """Hold a step under a placement against the plain step, once; None where there is no plain step.
+
+        Where all passes of it have been metered, that has been done.
+        """
         if self._plain and placement.regions not in self._equalities:
             with applied(self.workload.module, placement):
                 self._equalities[placement.regions] = self._compared(self._outcome())
@@ -192,20 +201,27 @@ class Session:
         self.fresh()
         return outcome_of(self.workload, training_step(self.workload), self._device)
 
-    def readings(self, placement: Placement, *, every: bool = False) -> list[Reading]:
+    def readings(self, placement: Placement, *, every: bool = False, passes: int = PASSES) -> list[Reading]:
         """Meter a placement's step in passes that should not differ; `every` marks the modules inside blocks too.
 
         Regions that were metered once are not metered again, whatever the placement's name: a planner reads what it
-        then chooses, and every step starts from the same state.
+        then chooses, and every step starts from the same state. What it does not choose, one pass is enough for.
         """
         key = placement.regions, placement.compile_budget, every
-        if key not in self._readings:
-            self._readings[key] = self._metered(placement, every)
-        return self._readings[key]
+        found = self._readings.get(key, [])
+        if len(found) < passes:
+            # Kept only once all have gone well.
+            judged = passes == PASSES and not every
+            more = self._metered(placement, passes - len(found), every=every, judged=judged)
+            found = self._readings[key] = [*found, *more]
+        return found
 
-    def trace(self, placement: Placement) -> AllocationTrace | None:
-        """Return what one step under a placement allocated and freed; None where the meter cannot tell."""
-        with applied(self.workload.module, placement), marked(self.workload.module, self._meter.block):
+    def trace(self, placement: Placement, *, every: bool = False) -> AllocationTrace | None:
+        """Return what one step under a placement allocated and freed; None where the meter cannot tell.
+
+        `every` marks the modules inside blocks and regions too. The step's gradients are left as it made them.
+        """
+        with self._watched(placement, every=every, inside=every):
             self.fresh()
             training_step(self.workload)
             return self._read().trace
@@ -220,7 +236,7 @@ class Session:
             return None
         with applied(self.workload.module, placement), marked(self.workload.module, self._meter.block):
             try:
-                watched = self._watched()
+                watched = self._noted()
             except REFUSAL as error:
                 if is_out_of_memory(error):
                     raise
@@ -228,12 +244,42 @@ class Session:
         tape = tape_of(trace, static_sizes(self.workload), watched.worked)
         return with_calls(tape, watched.tape, watched.calls, MARK)
 
-    def _metered(self, placement: Placement, every: bool) -> list[Reading]:
+    def in_a_row(self, placement: Placement, *, steps: int, accumulate: int = 1) -> list[list[Reading]]:
+        """Meter steps that each start from what the one before left, but for gradients, which it has cleared.
+
+        Each has so many micro-batches, the same batch again; the optimizer steps in the last of them. Returned are the
+        readings of each step, one a micro-batch. What only the collector frees is gone by the end of each.
+        """
+        without = replace(self.workload, optimizer=None)
+        with self._watched(placement, every=True, inside=True):
+            self.fresh()
+            gc.collect()
+            return [
+                [
+                    *(self._read_on(without, clears=False) for _ in range(accumulate - 1)),
+                    self._read_on(self.workload, clears=True),
+                ]
+                for _ in range(steps)
+            ]
+
+    def _read_on(self, workload: Workload, *, clears: bool) -> Reading:
+        def step(phases: Phases) -> None:
+            training_step(workload, phases)
+            if clears:
+                clear_gradients(workload)
+            gc.collect()
+
+        return self._meter.read(step)
+
+    @contextmanager
+    def _watched(self, placement: Placement, *, every: bool, inside: bool) -> Iterator[None]:
+        """Hold a placement in force with calls marked: what checkpointing a region takes by itself, and with `inside`
+        what the region recomputes too.
+        """
         model, mark = self.workload.module, self._meter.block
-        # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself. Nothing stands
-        # in front of what is to be compiled, or dynamo would compile that in.
-        inside = marked(model, mark, every=every) if placement.compile_budget is None else nullcontext()
-        with inside, applied(model, placement), marked(model, mark):
+        # Nothing stands in front of what is to be compiled, or dynamo would compile that in.
+        within = marked(model, mark, every=every) if inside and placement.compile_budget is None else nullcontext()
+        with within, applied(model, placement), marked(model, mark):
             if is_accelerator(self._device) or (placement.regions and not self._has_recomputed):
                 # Discarded: plans of cuDNN and workspaces of cuBLAS are per thread, and what a region recomputes runs
                 # in autograd's, where the plain step has never run it. On a processor too the first recomputation
@@ -241,13 +287,26 @@ class Session:
                 self._has_recomputed = self._has_recomputed or bool(placement.regions)
                 self.fresh()
                 training_step(self.workload)
+            yield
+
+    def _metered(self, placement: Placement, passes: int, *, every: bool, judged: bool) -> list[Reading]:
+        with self._watched(placement, every=every, inside=True):
             # The lifetimes are not kept: a planner reads hundreds of steps, and the collector would look at them all.
-            return [replace(self._read(), trace=None) for _ in range(PASSES)]
+            found = [replace(self._read(), trace=None) for _ in range(passes)]
+            if judged and self._plain and placement.regions and placement.regions not in self._equalities:
+                # What the last pass has left behind is what any step would: it need not be run again to be judged.
+                self._equalities[placement.regions] = self._compared(self._left_behind())
+            return found
 
     def _read(self) -> Reading:
         self.fresh()
         gc.collect()  # so that what a reference cycle keeps is there, or gone, in every pass alike
-        return self._meter.read(lambda phases: training_step(self.workload, phases))
+        self._losses.clear()
+        return self._meter.read(lambda phases: self._losses.append(training_step(self.workload, phases)))
+
+    def _left_behind(self) -> Outcome:
+        """Return what the step just metered has left behind."""
+        return outcome_of(self.workload, self._losses[-1], self._device)
 
     def _memory_of(self, readings: list[Reading], *, inside: bool) -> Memory:
         """Sum up what was read; by block only where the inside of the model could be watched."""
@@ -280,7 +339,7 @@ class Session:
         recompute = total - self._plain_flops if self._plain_flops is not None else None
         return Flops(forward=forward, total=total, recompute=recompute, uncounted_ops=counts["total"].uncounted_ops)
 
-    def _watched(self) -> Watched:
+    def _noted(self) -> Watched:
         """Run a step under a mode that notes its operators, metered, and return what they were."""
         ended: list[tuple[Phase, int]] = []
         self.fresh()

@@ -8,6 +8,11 @@ from math import isqrt
 NODES = 3
 """Values run on an axis: enough for a square, and to see that what is linear is no more."""
 
+
+_DIVISORS = 3
+"""So many are tried between a power of two and the next."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lattice:
     """The values of a size that are run: a first one and equal distances.
@@ -66,17 +71,20 @@ def is_small(target: int) -> bool:
 
 
 def lattices(target: int) -> list[Lattice]:
-    """Return the lattices to try for a size, small ones first; each is about twice as wide as the one before.
+    """Return the lattices to try for a size, narrow ones first: a few for each power of two.
 
-    Of a divisor of the target where there is one near, as what divides a model's size mostly divides the sizes it may
-    have; else of powers of two, which other targets share, and then with the target's remainder.
+    Of divisors of the target where there are some near, as what divides a model's size (heads, groups, strides) mostly
+    divides the sizes it may have; else of powers of two, which other targets share, and then with the target's
+    remainder.
     """
     found: list[Lattice] = []
     level = 1
     while 2 * level <= isqrt(target) // 4:
         level *= 2
     while level * (NODES + 1) <= target // 2 or not found:
-        grain = next((grain for grain in range(level, 2 * level) if target % grain == 0), level)
-        found += [Lattice(grain=grain, offset=offset) for offset in dict.fromkeys((0, target % grain))]
+        near = [grain for grain in range(level, 2 * level) if target % grain == 0][:_DIVISORS] or [level]
+        found += [
+            Lattice(grain=grain, offset=offset) for grain in near for offset in dict.fromkeys((0, target % grain))
+        ]
         level *= 2
     return list(dict.fromkeys(found))

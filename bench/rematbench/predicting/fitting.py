@@ -136,7 +136,9 @@ class _Search:
             if is_told and {told, value} == {low, low + step}:
                 return low or None
             value = told
-        raise PredictionError(f"no end was found: {low} fits, and {high or 'nothing larger'} does not, of {self._question.vary}")
+        raise PredictionError(
+            f"no end was found: {low} fits, and {high or 'nothing larger'} does not, of {self._question.vary}"
+        )
 
     def _told_by(self, found: Predicted, value: int, low: int, high: int | None) -> int:
         """Return the value to predict next: the largest that one prediction says fits, or the one beyond it."""
@@ -147,7 +149,9 @@ class _Search:
 
         def fits(other: int) -> bool:
             tape = found.tape if other == value else found.about(self._question.sizes(other))
-            return tape is not None and total_bytes(tape) * (1 if other == value else scale) <= self._question.memory_bytes
+            return (
+                tape is not None and total_bytes(tape) * (1 if other == value else scale) <= self._question.memory_bytes
+            )
 
         if high is None:
             top = low

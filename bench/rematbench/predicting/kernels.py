@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Mapping
-from math import inf
-
-import torch
 
 from rematbench.measuring.calls import argument_bytes, arguments_of, operator_of
 from rematbench.measuring.meter import Meter
 from rematbench.torch_internals import below_autograd
 from rematbench.traces.calls import Asked, Effect
-from rematbench.traces.trace import AllocationTrace, Lifetime
+from rematbench.traces.trace import AllocationTrace
 from rematbench.units import format_bytes
 from rematbench.workload.step import Phases
 

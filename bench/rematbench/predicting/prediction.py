@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 
+from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement
 from rematbench.predicting.kernels import Kernels
 from rematbench.predicting.sampling import Resolve, Sampler
-from rematbench.predicting.search import Limits, Predicted, Sizes, predict, static_bytes
+from rematbench.predicting.search import Limits, Predicted, Sizes, peak_bytes, predict, static_bytes
 from rematbench.records.measurement import Flops, Memory, PredictionFacts
 from rematbench.traces.replay import reading_of
 from rematbench.traces.tape import Tape
@@ -21,8 +22,12 @@ from rematbench.workload.step import Workload
 
 _SHARE = 0.25
 _MOST_BYTES = 2 * 2**30
+_CHECKED_SHARE = 0.125
 _MOST_FLOPS = 5 * 10**10
 """Of a small step: about a second on a processor."""
+
+_LONGER = 20
+"""So much longer may a step take that confirms an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,36 +56,57 @@ class Predictor:
     ) -> None:
         free = free_bytes(device)
         most = _MOST_BYTES if free is None else min(_MOST_BYTES, int(_SHARE * free))
-        self._limits = Limits(bytes=most if memory_bytes is None else memory_bytes, flops=_MOST_FLOPS)
-        self.sampler = Sampler(build, device)
-        self._kernels = Kernels(
-            self.sampler.meter, limit_bytes=self._limits.bytes, limit_flops=self._limits.flops
+        self.limits = Limits(
+            bytes=most if memory_bytes is None else memory_bytes, flops=_MOST_FLOPS, share=_CHECKED_SHARE
         )
+        self._build, self._device = build, device
+        self.sampler = Sampler(build, device)
+        self._kernels = Kernels(self.sampler.meter, limit_bytes=self.limits.bytes, limit_flops=self.limits.flops)
         self._found: dict[tuple[str, tuple[tuple[str, int], ...]], Predicted] = {}
 
-    def predicted(self, name: str, resolve: Resolve, target: Sizes) -> Predicted:
+    def predicted(self, name: str, resolve: Resolve, target: Sizes, *, held: Collection[str] = ()) -> Predicted:
         """Predict one placement's step.
 
         Args:
             name: stands for the placement; what was predicted under it is not predicted again.
+            held: sizes that are run as asked for.
 
         Raises:
             PredictionError: no small step tells it; the sentence says why.
         """
-        key = name, tuple(sorted(target.items()))
+        key = name, (*sorted(target.items()), *((size, 0) for size in sorted(held)))
         if key not in self._found:
-            self._found[key] = predict(self.sampler.takes(name, resolve), target, self._limits, self._kernels.ask)
+            takes = self.sampler.takes(name, resolve)
+            self._found[key] = predict(takes, target, self.limits, held, self._kernels.ask)
         return self._found[key]
 
-    def case(self, name: str, resolve: Resolve, target: Sizes, *, plain: Predicted | None = None) -> PredictedCase:
+    def measured_bytes(self, name: str, resolve: Resolve, target: Sizes) -> int | None:
+        """Run a predicted step and return its peak with what is there before it; None where it is too large."""
+        tape = self.predicted(name, resolve, target).tape
+        free = free_bytes(self._device)
+        needed = peak_bytes(tape) + static_bytes(tape)
+        if (free is not None and 2 * needed > free) or tape.sum_of("flops") > _LONGER * self.limits.flops:
+            return None
+        session = Session(self._build(target), self._device)
+        return session.peak_bytes(resolve(session)) + session.static_bytes
+
+    def case(
+        self,
+        name: str,
+        resolve: Resolve,
+        target: Sizes,
+        *,
+        plain: Predicted | None = None,
+        held: Collection[str] = (),
+    ) -> PredictedCase:
         """Predict one placement and say what rows say; `plain` is the plain step, to tell what is recomputed.
 
         Raises:
             PredictionError: as of `predicted`.
         """
-        found = self.predicted(name, resolve, target)
+        found = self.predicted(name, resolve, target, held=held)
         # Of a model with fewer blocks than asked for, the regions are others.
-        placement = None if found.unrolled else resolve(self.sampler.session(found.runs[-1]))
+        placement = None if found.depths else resolve(self.sampler.session(found.runs[-1]))
         return case_of(found, plain, target, placement)
 
 
@@ -132,7 +158,9 @@ def _flops(tape: Tape, plain: Tape | None) -> Flops | None:
         return None
     total = tape.sum_of("flops")
     recompute = total - plain.sum_of("flops") if plain is not None else None
-    return Flops(forward=tape.sum_of("flops", "forward"), total=total, recompute=recompute, uncounted_ops=_uncounted(tape))
+    return Flops(
+        forward=tape.sum_of("flops", "forward"), total=total, recompute=recompute, uncounted_ops=_uncounted(tape)
+    )
 
 
 def _uncounted(tape: Tape) -> tuple[str, ...]:
@@ -150,5 +178,3 @@ def sentence_of(facts: PredictionFacts) -> str:
     where = f" (most in {', '.join(name or 'the model itself' for name in facts.broken[:3])})" if facts.broken else ""
     low, high = format_bytes(facts.low_bytes), format_bytes(facts.high_bytes)
     return f"between {low} and {high}, from {runs}: one more, at {at}, came out otherwise{where}"
-
-

@@ -1,8 +1,8 @@
-"""Predict a step from a few small ones: run them, fit, hold the fit against a further one, and move up where it fails."""
+"""Predict a step from small ones: run them, fit, hold the fit against a further one, and move up where it fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -29,7 +29,7 @@ from rematbench.traces.unrolling import Unrolling, are_alike, unrolling_of
 
 Sizes = Mapping[str, int]
 
-_MOST_ATTEMPTS = 10
+_MOST_ATTEMPTS = 24
 _LEAST_RANGE = 0.01
 
 _ON_THE_LINE = 6
@@ -67,7 +67,7 @@ class Limits:
 
     bytes: int
     flops: int
-    share: float = 0.125
+    share: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +76,15 @@ class Predicted:
 
     Attributes:
         tape: the step.
-        at: the step at other sizes, as far as the same runs tell it: of sizes of the same names; None where they do not.
-            Kernels are asked there.
+        at: the step at other sizes of the same names, as far as the same runs tell it, kernels asked there; None where
+            they do not.
         about: the same but for what kernels choose, which is no more than likely; nothing is asked or run.
         runs: the sizes that were run, in their order.
         checked_at: the run that was predicted to the byte before this was believed; None where none was.
         off_bytes: by how much the peak of the last check was off; 0 where all of it was right.
         reach: share of the peak by which the prediction may be off; 0 where the check was right.
         broken: modules whose memory came out otherwise at the check, as far as they are known.
-        unrolled: whether the runs had fewer blocks than asked for.
+        depths: sizes along which the step has more blocks, of which the runs had fewer than asked for.
         notes: what is worth knowing, in sentences.
     """
 
@@ -96,7 +96,7 @@ class Predicted:
     off_bytes: int = 0
     reach: float = 0.0
     broken: tuple[str, ...] = ()
-    unrolled: bool = False
+    depths: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -109,16 +109,17 @@ class PredictionError(RematbenchError):
     """No small step tells a large one: why, in a sentence."""
 
 
-def predict(take: Take, target: Sizes, limits: Limits, ask: Ask | None = None) -> Predicted:
+def predict(take: Take, target: Sizes, limits: Limits, held: Collection[str] = (), ask: Ask | None = None) -> Predicted:
     """Predict the step at the target sizes.
 
     Args:
+        held: sizes that are run as asked for.
         ask: asks kernels that choose by size what they allocate; without it that is fitted like all else.
 
     Raises:
         PredictionError: no run tells it.
     """
-    return _Search(take, target, limits, ask).predicted()
+    return _Search(take, target, limits, held, ask).predicted()
 
 
 def peak_bytes(tape: Tape) -> int:
@@ -132,7 +133,9 @@ def static_bytes(tape: Tape) -> int:
 
 
 def _changes(tape: Tape) -> Iterator[int]:
-    return (value for label, value in zip(tape.labels, tape.values, strict=True) if label.kind in (*ALLOCATIONS, "free"))
+    return (
+        value for label, value in zip(tape.labels, tape.values, strict=True) if label.kind in (*ALLOCATIONS, "free")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +235,10 @@ class _Fit:
         """Return the tape without asking kernels: what they leave is interpolated, and what they free is not there."""
         return self._deepened(self.extrapolation.at([sizes[axis.name] for axis in self.grid]), sizes)
 
+    def near(self, sizes: Sizes) -> Tape | None:
+        """Return a tape of about the size, to tell whether a run there is small."""
+        return self._deepened(self.extrapolation.near([sizes[axis.name] for axis in self.grid]), sizes)
+
     def _deepened(self, tape: Tape | None, sizes: Sizes) -> Tape | None:
         for name, deep in self.deep.items():
             times = deep.times(sizes[name])
@@ -258,7 +265,7 @@ class _Hold(Exception):
 class _Search:
     """One prediction on its way."""
 
-    def __init__(self, take: Take, target: Sizes, limits: Limits, ask: Ask | None) -> None:
+    def __init__(self, take: Take, target: Sizes, limits: Limits, held: Collection[str], ask: Ask | None) -> None:
         self._take = take
         self._ask = ask
         self._choosy: set[str] = set()
@@ -268,7 +275,7 @@ class _Search:
         self._limits = limits
         self._lattices = {name: lattices(value) for name, value in target.items()}
         self._rungs = dict.fromkeys(target, 0)
-        self._held = {name for name, value in target.items() if is_small(value)}
+        self._held = {name for name, value in target.items() if is_small(value) or name in held}
         self._tapes: dict[tuple[int, ...], Tape] = {}
         self._refused: dict[tuple[int, ...], str] = {}
         self._runs: list[Sizes] = []
@@ -283,7 +290,7 @@ class _Search:
                 return self._result(self._tape(self._target), checked_at=self._target)
             try:
                 fit, found = self._fitted_and_checked()
-                if found.is_exact:
+                if found.is_exact or (found.off_bytes == 0 and not found.broken):  # no larger step tells more
                     return found
                 best = found if best is None or found.reach <= best.reach else best
                 if not self._climbed_towards(fit, found.checked_at or {}):
@@ -320,7 +327,7 @@ class _Search:
             while self._axis(axis.name, 1).node(NODES - 1) <= sizes[axis.name] and self._climbed([axis.name]):
                 pass
         top = {axis.name: self._axis(axis.name).node(1) for axis in fit.grid}
-        told = fit.about(top | {name: deep.start for name, deep in fit.deep.items()})
+        told = fit.near(top | {name: deep.start for name, deep in fit.deep.items()})
         return moved and (told is None or self._is_small(told))
 
     def _axis(self, name: str, more: int = 0) -> Axis:
@@ -466,7 +473,9 @@ class _Search:
         if told is None or len(told.labels) != len(run.labels):
             return False
         chosen = run.chosen
-        settled = tuple(there if own else here for own, here, there in zip(chosen, told.values, run.values, strict=True))
+        settled = tuple(
+            there if own else here for own, here, there in zip(chosen, told.values, run.values, strict=True)
+        )
         return _equal(told.with_values(settled), run)
 
     def _strange(self, measured: Tape) -> set[str]:
@@ -483,7 +492,7 @@ class _Search:
         if told is not None and _equal(told, measured):
             # What chooses by size and was not asked at this one may have chosen otherwise.
             reach = _LEAST_RANGE if self._choosy & self._unasked or self._is_continued else 0.0
-            return self._result(tape, fit, checked_at=sizes, reach=reach, unrolled=bool(fit.deep))
+            return self._result(tape, fit, checked_at=sizes, reach=reach, depths=tuple(fit.deep))
         off = abs(peak_bytes(told) - peak_bytes(measured)) if told else peak_bytes(measured)
         # What was unlike anywhere may be unlike at the peak of a larger step.
         unlike = _unlike(told, measured) if told else {}
@@ -495,7 +504,7 @@ class _Search:
             off_bytes=off,
             reach=reach,
             broken=tuple(unlike),
-            unrolled=bool(fit.deep),
+            depths=tuple(fit.deep),
         )
 
     def _with_mixed(self, fit: _Fit) -> _Fit:
@@ -506,15 +515,18 @@ class _Search:
         index = (1,) * len(fit.grid)
         try:
             measured = self._abridged(self._tape(self._sizes_at(fit, index)))
-            wrong = extrapolation.wrong([axis.node(1) for axis in fit.grid], measured) if (
-                extrapolation.center.is_like(measured)
-            ) else None
+            is_like = extrapolation.center.is_like(measured)
+            wrong = extrapolation.wrong([axis.node(1) for axis in fit.grid], measured) if is_like else None
             if wrong is None:
                 raise _Climb([axis.name for axis in fit.grid], "at other sizes together the step is another")
             if not wrong.any():
                 return fit
             extrapolation = extrapolation.with_mixed(wrong)
-            more = {at: self._abridged(self._tape(self._sizes_at(fit, at))) for at in extrapolation.grid if at not in fit.extrapolation.tapes}
+            more = {
+                at: self._abridged(self._tape(self._sizes_at(fit, at)))
+                for at in extrapolation.grid
+                if at not in fit.extrapolation.tapes
+            }
         except Refused as refused:
             raise _Climb([axis.name for axis in fit.grid], str(refused)) from None
         if not all(extrapolation.center.is_like(tape) for tape in more.values()):
@@ -529,13 +541,11 @@ class _Search:
         """Return the largest sizes to hold a fit against: as far as the limits allow, and one step deeper."""
         deep = {name: axis.start + axis.step for name, axis in fit.deep.items()}
         # A line whose last value has borne out its degrees is checked by it; else there has to be one more.
-        least = {
-            axis.name: axis.node(2 if fit.extrapolation.is_settled(at) else 3) for at, axis in enumerate(fit.grid)
-        }
+        least = {axis.name: axis.node(2 if fit.extrapolation.is_settled(at) else 3) for at, axis in enumerate(fit.grid)}
         share, before = self._limits.share, None
         while True:
             sizes = {axis.name: axis.like_the_target(axis.target * share, least[axis.name]) for axis in fit.grid} | deep
-            told = fit.about(sizes)
+            told = fit.near(sizes)
             if told is None or self._is_small(told) or sizes == before:
                 return sizes
             before, share = sizes, share / 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from rematbench.record import Amount, Count, Record
 
 
@@ -42,11 +44,6 @@ class FittedPlacement(Record):
     curve: tuple[CurvePoint, ...] = ()
     message: str = ""
 
-    @property
-    def is_confirmed(self) -> bool | None:
-        """Whether running both says the same; None where they were not run."""
-        return None
-
 
 class Fit(Record):
     """The largest value of a size for a memory, by placement.
@@ -60,7 +57,7 @@ class Fit(Record):
     model: str
     device: str
     vary: str
-    at: dict[str, Count] = {}
+    at: dict[str, Count] = Field(default_factory=dict)
     memory_bytes: Count
     multiple_of: Count = 1
     placements: tuple[FittedPlacement, ...] = ()

@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rematbench.records.measurement import Environment, Measurement, Status
+from rematbench.records.measurement import Environment, Measurement
 from rematbench.records.statistics import step_median_s
 from rematbench.running.protocol import Began
 from rematbench.suite.suite import Device, Job

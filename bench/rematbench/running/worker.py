@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +27,8 @@ from rematbench.errors import PlacementError, RematbenchError
 from rematbench.inspecting.caches import cache_warnings
 from rematbench.inspecting.inspect import inspect
 from rematbench.inspecting.structure import structure_of
+from rematbench.inspecting.why import diagnose
 from rematbench.loading import user_imports
-from rematbench.measuring.cpu_meter import UncountedError
 from rematbench.measuring.meter import meter_for, self_test
 from rematbench.measuring.resident import resident_growth
 from rematbench.measuring.session import Session, UntimedMeasurement
@@ -37,18 +37,16 @@ from rematbench.placement.goal import Goal
 from rematbench.placement.placement import PLAIN, Placement
 from rematbench.placing.outline import outline
 from rematbench.planner.planner import Planner
-from rematbench.predicting.prediction import Predictor, sentence_of
-from rematbench.predicting.search import PredictionError, Sizes
 from rematbench.record import Record
+from rematbench.records.diagnosis import Diagnosis
 from rematbench.records.measurement import Measurement, PlanFacts, Status, Structure, Timing
 from rematbench.records.statistics import step_ratio
 from rematbench.running.protocol import (
     ORDER,
-    Began,
     Built,
+    Diagnosed,
     Done,
-    Ended,
-    Failed,
+    FitOrder,
     Inspected,
     InspectOrder,
     JobOrder,
@@ -60,28 +58,23 @@ from rematbench.running.protocol import (
     ResidentOrder,
     Stage,
     Timed,
+    WhyOrder,
 )
-from rematbench.suite.model_ref import ModelRef
+from rematbench.running.staging import Say, Stopped, one_line, staged
+from rematbench.running.unrun import UnrunWork
 from rematbench.suite.suite import Device, Job
-from rematbench.workload.building import build, checked_factory, floating_dtype
+from rematbench.workload.building import build, floating_dtype
 from rematbench.workload.devices import (
     accelerator_notice,
     capacity_bytes,
     clock_for,
     find_device,
     is_accelerator,
-    is_out_of_memory,
     others_notice,
     software_of,
     use_device,
 )
 from rematbench.workload.environment import Sources, environment_of
-
-Say = Callable[[Record], None]
-
-
-class Stopped(Exception):
-    """A placement failed and has been reported: nothing more can be trusted in this process."""
 
 
 def main() -> None:
@@ -95,7 +88,7 @@ def main() -> None:
             say(Done())
         except RematbenchError as error:
             traceback.print_exc()
-            say(Refused(message=_one_line(error)))
+            say(Refused(message=one_line(error)))
         except Stopped:
             return
 
@@ -128,7 +121,7 @@ def _speaking_on(channel: TextIO) -> Say:
     return say
 
 
-def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: Say) -> None:
+def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder, say: Say) -> None:
     """Do what is ordered and say each thing the moment it is known.
 
     Raises:
@@ -138,6 +131,8 @@ def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: 
     if isinstance(order, ProbeOrder):
         return _probe(order, say)
     with user_imports(order.job.model.root, order.job.model.reference):
+        if isinstance(order, FitOrder) or order.job.at:
+            return UnrunWork(order.job, say).run(order)
         return _Work(order.job, say).run(order)
 
 
@@ -175,10 +170,7 @@ class _Work:
         self._environment = environment_of(self._device, job.model.root)
         self._sources = Sources(job.model.root, job.model.reference)
 
-    def run(self, order: JobOrder | ResidentOrder | InspectOrder) -> None:
-        if isinstance(order, JobOrder) and self._job.at:
-            self._predict(order.measure)
-            return
+    def run(self, order: JobOrder | ResidentOrder | InspectOrder | WhyOrder) -> None:
         with self._stage("", "building"):
             self._session = self._build()
             self._dtype = floating_dtype(self._session.workload)
@@ -189,6 +181,10 @@ class _Work:
         if isinstance(order, InspectOrder):
             with self._stage("", "inspecting"):
                 self._say(Inspected(inspection=inspect(self._session, self._job, self._device)))
+            return
+        if isinstance(order, WhyOrder):
+            with self._stage("", "diagnosing"):
+                self._say(Diagnosed(diagnosis=self._diagnosis(order)))
             return
         if isinstance(order, ResidentOrder):
             self._resident(order.placement)
@@ -202,76 +198,17 @@ class _Work:
         finite = tuple(name for name in order.time if name not in self._not_finite)
         self._time(finite, warm=(PLAIN, *order.measure), plain=order.plain)
 
-    def _predict(self, names: Collection[str]) -> None:
-        """Tell placements at sizes that are not run from steps that are."""
-        with self._stage("", "building"):
-            checked_factory(self._job.model.model_copy(update={"arguments": self._job.model.arguments | self._job.at}))
-            predictor = Predictor(self._built_at, self._device)
-        gc.freeze()
-        for name in names:
-            with self._stage(name, "predicting"):
-                self._say(Measured(measurement=self._predicted(predictor, name)))
-
-    def _built_at(self, sizes: Sizes) -> Workload:
-        ref = self._job.model
-        workload = self._workload(ref.model_copy(update={"arguments": ref.arguments | dict(sizes)}))
-        self._dtype = floating_dtype(workload)
-        return workload
-
-    def _predicted(self, predictor: Predictor, name: str) -> Measurement:
-        case = next(case for case in self._job.cases if case.name == name)
-        plain = None
-        if name != PLAIN:
-            with suppress(PredictionError):
-                plain = predictor.predicted(PLAIN, lambda _: Placement(name=PLAIN), self._job.at)
-        found = predictor.case(name, lambda session: case.resolve(session.outline), self._job.at, plain=plain)
-        return Measurement(
-            suite=self._job.suite,
-            model=self._job.model.name,
-            placement=name,
-            device=self._job.device,
-            dtype=self._dtype,
-            status=Status.PREDICTED,
-            message="; ".join([sentence_of(found.facts), *found.notes]),
-            regions=found.placement,
-            memory=found.memory,
-            flops=found.flops,
-            timeline=found.timeline,
-            prediction=found.facts,
-            environment=self._environment,
-            sources=self._sources.seen(),
-            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-
     def _build(self) -> Session:
-        workload = self._workload(self._job.model)
+        dtype = getattr(torch, self._settings.dtype) if self._settings.dtype else None
+        workload = build(
+            self._job.model, self._device, dtype=dtype, seed=self._settings.seed, optimizer=self._settings.optimizer
+        )
         self._sources.seen()  # now, as near to their import as can be: a file may be edited while its model is measured
         self._outline = outline(workload.module)
         return Session(workload, self._device)
 
-    def _workload(self, ref: ModelRef) -> Workload:
-        dtype = getattr(torch, self._settings.dtype) if self._settings.dtype else None
-        return build(ref, self._device, dtype=dtype, seed=self._settings.seed, optimizer=self._settings.optimizer)
-
-    @contextmanager
-    def _stage(self, placement: str, stage: Stage) -> Iterator[None]:
-        """Say what is being done, and when it is over; report what it raises as the placement's failure and stop."""
-        self._say(Began(placement=placement, stage=stage))
-        try:
-            yield
-        except RematbenchError as error:
-            if not isinstance(error, PlacementError | PredictionError | UncountedError):
-                raise
-            self._fail(placement, stage, error)
-        except Exception as error:
-            self._fail(placement, stage, error)
-        self._say(Ended())
-
-    def _fail(self, placement: str, stage: Stage, error: Exception) -> None:
-        traceback.print_exc()
-        status = Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.ERROR
-        self._say(Failed(placement=placement, status=status, message=f"{stage}: {_one_line(error)}"))
-        raise Stopped from error
+    def _stage(self, placement: str, stage: Stage) -> AbstractContextManager[None]:
+        return staged(self._say, placement, stage)
 
     def _placement(self, name: str) -> Placement:
         if name not in self._placements:
@@ -379,6 +316,19 @@ class _Work:
             is_settled=is_settled,
         )
 
+    def _diagnosis(self, order: WhyOrder) -> Diagnosis:
+        case = next(case for case in self._job.cases if case.name == order.placement)
+        if case.strategy is not None and case.strategy.strategy.measures:
+            self._session.keep_plain()  # what a share of its bytes is of, and what a plan is held to
+        return diagnose(
+            self._session,
+            self._placement(order.placement),
+            model=self._job.model.name,
+            device=self._device,
+            accumulate=order.accumulate,
+            environment=self._environment,
+        )
+
     def _resident(self, name: str) -> None:
         with self._stage(name, "resident"):
             placement = self._placement(name)
@@ -399,14 +349,6 @@ def _remarks(findings: UntimedMeasurement) -> Iterator[str]:
         yield findings.unsteadiness
     if findings.equality and findings.equality.buffer:
         yield f"buffer {findings.equality.buffer} differs"
-
-
-def _one_line(error: BaseException) -> str:
-    """Return an error as one line that any encoding of Unicode can carry."""
-    notes = getattr(error, "__notes__", ())
-    text = " ".join(" ".join([str(error), *notes]).split()).encode(errors="replace").decode()
-    kind = type(error).__name__
-    return text if isinstance(error, RematbenchError) else f"{kind}: {text}"[:500] if text else kind
 
 
 if __name__ == "__main__":

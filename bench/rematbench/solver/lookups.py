@@ -21,10 +21,12 @@ class Lookups:
     Attributes:
         chain: what they are about.
         stride: regions longer than twice this begin and end at its multiples only.
+        longest: no region is longer; None for any length.
     """
 
     chain: UnitChain
     stride: int
+    longest: int | None = None
 
     @cached_property
     def gradients(self) -> list[int]:
@@ -53,7 +55,8 @@ class Lookups:
 
     def _some(self, stops: Array, start: int) -> Array:
         far = stops % self.stride == 0 if start % self.stride == 0 else np.zeros(len(stops), bool)
-        return stops[far | (stops - start <= 2 * self.stride)]
+        lengths = stops - start
+        return stops[(far | (lengths <= 2 * self.stride)) & (lengths <= (self.longest or len(self.chain.units)))]
 
     @cached_property
     def region_peaks(self) -> list[Array]:
@@ -76,8 +79,8 @@ class Lookups:
             found[at].add(self.chain.values[at])
             for choice in range(len(self.chain.units[at].choices)):
                 found[at + 1] |= {self.after_unit(at, choice, before) for before in found[at]}
-            for stop in self.stops[at]:
-                found[stop].add(self.after_region(at, stop))
+            for stop, tensors in zip(self.stops[at].tolist(), self.after_regions(at), strict=True):
+                found[stop].add(tensors)
         return found
 
     def saved(self, at: int, choice: int) -> Tensors:
@@ -89,6 +92,28 @@ class Lookups:
 
     def after_region(self, start: int, stop: int) -> Tensors:
         return self.chain.values[start] & self.chain.values[stop]
+
+    def after_regions(self, start: int) -> list[Tensors]:
+        """Return what is charged after each of the regions in `stops`; once nothing is left, nothing comes back."""
+        found: list[Tensors] = []
+        left = self.chain.values[start]
+        for stop in self.stops[start].tolist():
+            left = left and left & self.chain.values[stop]
+            found.append(left)
+        return found
+
+    def run_start(self, unit: int) -> int:
+        """Return the first unit of those that one region may cover together with this one."""
+        return int(self._run_starts[unit])
+
+    @cached_property
+    def _run_starts(self) -> Array:
+        units, joins = self.chain.units, self.chain.joins
+        starts = np.arange(len(units))
+        for at in range(1, len(units)):
+            if joins[at - 1] and units[at].can_be_region and units[at - 1].can_be_region:
+                starts[at] = starts[at - 1]
+        return starts
 
     def unit_held(self, at: int, choice: int, charged: Tensors) -> int:
         return self.chain.units[at].choices[choice].saved_bytes + self.chain.bytes_of(self.saved(at, choice) - charged)

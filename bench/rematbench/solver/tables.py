@@ -13,6 +13,10 @@ from rematbench.solver.schedule import NOTHING, Schedule, UnitRegion
 from rematbench.solver.simulate import simulate
 
 
+class TooLongError(Exception):
+    """A list is longer than it may be."""
+
+
 class Tables:
     """The least cost of every range by the memory it may use, for one chain.
 
@@ -32,6 +36,9 @@ class Tables:
             limit: bytes; points above it are left out.
             points: how many points a list may have; None for all.
             stride: as for `Lookups`.
+
+        Raises:
+            TooLongError: a list has more points.
         """
         self.chain = chain
         self.at = Lookups(chain=chain, stride=stride)
@@ -43,14 +50,15 @@ class Tables:
         self._fill_top()
 
     def schedule(self, number: int) -> Schedule:
-        """Return the schedule of one point of the whole chain, with the figures that it is worth.
-
-        Where lists were thinned, the way back may find something better within a point's memory than what its cost was
-        added up from: so the figures are those of the regions found, and at most those of the point.
-        """
-        regions = tuple(sorted(self._regions(int(self.top[0, frozenset()].peaks[number])), key=_outer_first))
+        """Return the schedule of one point of the whole chain, with the figures that it is worth."""
+        regions = tuple(sorted(self._regions(int(self.whole.peaks[number])), key=_outer_first))
         figures = simulate(self.chain, regions)
         return Schedule(regions=regions, peak_bytes=figures.peak_bytes, cost=figures.cost)
+
+    @property
+    def whole(self) -> ParetoList:
+        """The points of the whole chain."""
+        return self.top[0, frozenset()]
 
     def _fill_inside(self) -> None:
         first = {int(stop): start for start in reversed(range(len(self.chain.units))) for stop in self.at.stops[start]}
@@ -141,7 +149,10 @@ class Tables:
         return raised(rest, by=held, floor=max(forward, backward), cost=cost, pick=-1 - number)
 
     def _least(self, ways: list[ParetoList]) -> ParetoList:
-        return least(ways, limit=self.limit, points=self.points)
+        found = least(ways, limit=self.limit)
+        if self.points is not None and len(found.peaks) > self.points:
+            raise TooLongError
+        return found
 
     def _regions(self, peak: int) -> list[UnitRegion]:
         """Follow the picks of the whole chain at a peak, then those of every region met; a stack, as they nest deep."""

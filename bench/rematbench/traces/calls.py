@@ -1,7 +1,7 @@
 """What kernels choose to allocate: taken out of a tape, as no rule tells it, and put back as they answer when asked.
 
-A kernel allocates its outputs, which follow from its arguments, and what it needs for its work: by tiles, by threads, by
-the algorithm that it finds best for a size. So a tape is abridged: in place of a call's allocations stand the whole
+A kernel allocates its outputs, which follow from its arguments, and what it needs for its work: by tiles, by threads,
+by the algorithm that it finds best for a size. So a tape is abridged: in place of a call's allocations stand the whole
 numbers of its arguments, which are polynomials of the model's sizes as all else is. At other sizes those numbers say
 what to ask the kernel, alone, and its answer stands in the tape as if the step had been run.
 """
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from rematbench.traces.polynomial import combined, weights_at
-from rematbench.traces.tape import ALLOCATIONS, NEVER, Call, Label, Tape
+from rematbench.traces.tape import NEVER, Call, Label, Tape
+from rematbench.traces.timeline import Phase
 
 _SCALAR_BYTES = 16
 """A number that stands beside tensors is made a tensor of one element, whatever the sizes; nothing is chosen there."""
@@ -93,9 +94,7 @@ class Noted(NamedTuple):
 def choosy(tape: Tape) -> set[str]:
     """Return the kinds of calls that allocate more than they leave."""
     return {
-        call.kind
-        for call in tape.calls
-        if call.kind and any(tape.values[at] > _SCALAR_BYTES for at in call.scratch)
+        call.kind for call in tape.calls if call.kind and any(tape.values[at] > _SCALAR_BYTES for at in call.scratch)
     }
 
 
@@ -323,12 +322,12 @@ def abridged(tape: Tape, kinds: Collection[str]) -> Tape:
     return copy.tape()
 
 
-def _phases(tape: Tape) -> list[tuple[object, str]]:
+def _phases(tape: Tape) -> list[tuple[Phase | None, str]]:
     """Return the phase and the innermost module at each entry, before it."""
     running: list[Label] = []
-    found: list[tuple[object, str]] = []
+    found: list[tuple[Phase | None, str]] = []
     for label in tape.labels:
-        phase = next((mark.name for mark in running if not mark.is_block), None)
+        phase: Phase | None = next((mark.name for mark in running if not mark.is_block), None)  # type: ignore[misc]
         found.append((phase, next((mark.name for mark in reversed(running) if mark.is_block), "")))
         if label.kind == "begin":
             running.append(label)
@@ -359,7 +358,7 @@ def with_kept(tape: Tape, ask: Ask) -> tuple[Tape, Mapping[Asked, Effect]]:
 
 
 def _settled(tape: Tape, answers: Mapping[Asked, Effect]) -> tuple[Tape, list[Asked]]:
-    """Return an abridged tape with what its calls leave, as far as they have answered, and those that are to be asked."""
+    """Return an abridged tape with what its calls leave, as far as they have answered, and those to be asked."""
     values = list(tape.values)
     waiting: dict[Asked, None] = {}
     unsettled: set[int] = set()

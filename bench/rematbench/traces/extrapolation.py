@@ -43,17 +43,25 @@ class Extrapolation:
 
     def at(self, place: Sequence[int]) -> Tape | None:
         """Return the tape at a place; None where a number of it would not be whole."""
+        values, whole = self._interpolated(place)
+        return self.center.with_values(values.tolist()) if (whole | self._guessed).all() else None
+
+    def near(self, place: Sequence[int]) -> Tape:
+        """Return the tape at a place with numbers that are not whole rounded down: of about that size."""
+        return self.center.with_values(self._interpolated(place)[0].tolist())
+
+    def _interpolated(self, place: Sequence[int]) -> tuple[Values, Entries]:
         values, whole = self._products(place)
         if self.mixed is not None and self.mixed.any():
             lower = self.grid
             total, below = combined(weights_at(lower, self.nodes, place), [self._values(index) for index in lower])
             values[self.mixed] = total[self.mixed] // below
             whole[self.mixed] = (total % below == 0)[self.mixed]
-        return self.center.with_values(values.tolist()) if (whole | self._guessed).all() else None
+        return values, whole
 
     def wrong(self, place: Sequence[int], measured: Tape) -> Entries:
         """Return which numbers differ from those of a run there."""
-        values, whole = self._products(place)
+        _, whole = self._products(place)
         told = self.at(place)
         wrong = ~whole if told is None else np.array(told.values, dtype=object) != _as_values(measured)
         return wrong & ~self._guessed

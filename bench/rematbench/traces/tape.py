@@ -15,18 +15,20 @@ from typing import Literal, NamedTuple
 from rematbench.traces.timeline import Phase
 from rematbench.traces.trace import AllocationTrace, Event, Span
 
-Kind = Literal["allocate", "free", "begin", "end", "static", "flops", "uncounted", "call", "number", "chosen"]
+Kind = Literal[
+    "allocate", "free", "begin", "end", "static", "flops", "uncounted", "measure", "call", "number", "chosen"
+]
 
 
 class Label(NamedTuple):
     """What a number of a tape is.
 
     Attributes:
-        kind: `allocate` and `free` of memory in a step; `begin` and `end` of a phase or of a module's call, whose number
-            is 0; `static` bytes, there before the step; `flops` of one operator;
-            `uncounted` an operator that has none, whose number is 0. Of an abridged tape (`traces/calls.py`) also
-            `call` of an operator, whose number is its FLOPs; a `number` among its arguments;
-            what it allocates and leaves, as `chosen` by its kernel.
+        kind: `allocate` and `free` of memory in a step; `begin` and `end` of a phase or of a module's call, whose
+            number is 0; `static` bytes, there before the step; `flops` of one operator;
+            `uncounted` an operator that has none, whose number is 0; `measure` any number of something else. Of an
+            abridged tape (`traces/calls.py`) also `call` of an operator, whose number is its FLOPs; a `number` among
+            its arguments; what it allocates and leaves, as `chosen` by its kernel.
         name: of an event the innermost module at work, of the others the phase, module, tensor or operator.
         phase: in which it was; None outside all.
         is_block: whether what begins or ends is a module's call.
@@ -48,7 +50,8 @@ class Call:
     """One call of an operator in a step.
 
     Attributes:
-        kind: what is called and with what arguments, but for their whole numbers; empty where it cannot be called alone.
+        kind: what is called and with what arguments, but for their whole numbers; empty where it is not to be called
+            alone.
         numbers: the whole numbers among its arguments: shapes, strides, integers.
         flops: of this call.
         place: the entry of the tape before which it began.

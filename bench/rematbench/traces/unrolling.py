@@ -86,18 +86,19 @@ def are_alike(one: Tape, other: Tape) -> bool:
     return np.array_equal(*_tokens(one, other))
 
 
-def _inserted(
-    before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], at: int, moved: int, most: int
-) -> int:
+def _inserted(before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], at: int, moved: int, most: int) -> int:
     """Return how many entries the longer tape repeats here; 0 if it does not.
 
     Of the counts after which the two go on alike for longest the least one.
     """
     rest = before[at:]
     best, found = -1, 0
-    for count in range(1, min(most, at) + 1):
+    # Where nothing comes after it, it is all that is left.
+    for count in range(1 if len(rest) else most, min(most, at) + 1):
         start = at + moved + count
-        if after[start - 1] != before[at - 1] or not np.array_equal(after[start - count : start], before[at - count : at]):
+        if after[start - 1] != before[at - 1] or not np.array_equal(
+            after[start - count : start], before[at - count : at]
+        ):
             continue
         length = _common(rest, after[start:])
         if length > best:

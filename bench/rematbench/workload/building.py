@@ -44,7 +44,7 @@ def build(
     """
     factory = checked_factory(ref)
     torch.manual_seed(seed)
-    module, batch, loss_fn = _unpacked(ref, factory(**ref.arguments))
+    module, batch, loss_fn = unpacked(ref.reference, factory(**ref.arguments))
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         _materialise(module, batch)
     if dtype is not None:
@@ -76,13 +76,18 @@ def checked_factory(ref: ModelRef) -> Any:
     return factory
 
 
-def _unpacked(ref: ModelRef, made: Any) -> tuple[nn.Module, Batch, Callable[[Any], torch.Tensor] | None]:
+def unpacked(name: str, made: Any) -> tuple[nn.Module, Batch, Callable[[Any], torch.Tensor] | None]:
+    """Take apart what a factory returned.
+
+    Raises:
+        ModelError: it is not what one returns.
+    """
     parts = made if isinstance(made, tuple) else (made,)
     module, batch, loss_fn = (*parts, None, None)[:3] if len(parts) <= 3 else (None, None, None)
     if not isinstance(module, nn.Module) or not isinstance(batch, tuple | list | Mapping):
         kinds = ", ".join(type(part).__name__ for part in parts)
         raise ModelError(
-            f"{ref.reference} returned ({kinds}): expected (module, batch) or (module, batch, loss_fn), "
+            f"{name} returned ({kinds}): expected (module, batch) or (module, batch, loss_fn), "
             f"the batch a tuple of arguments or a dict of keyword arguments"
         )
     return module, tuple(batch) if isinstance(batch, list) else batch, loss_fn
