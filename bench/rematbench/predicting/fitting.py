@@ -143,10 +143,15 @@ class _Search:
     def _told_by(self, found: Predicted, value: int, low: int, high: int | None) -> int:
         """Return the value to predict next: the largest that one prediction says fits, or the one beyond it."""
         step = self._question.multiple_of
+        # Where to look next need not be exact, so no kernel is asked what it frees itself: it is taken as it grows.
+        roughly = found.about(self._question.sizes(value))
+        scale = total_bytes(found.tape) / max(1, total_bytes(roughly)) if roughly else 1.0
 
         def fits(other: int) -> bool:
-            tape = found.tape if other == value else found.at(self._question.sizes(other))
-            return tape is not None and self._fits(tape)
+            tape = found.tape if other == value else found.about(self._question.sizes(other))
+            return (
+                tape is not None and total_bytes(tape) * (1 if other == value else scale) <= self._question.memory_bytes
+            )
 
         if high is None:
             top = low

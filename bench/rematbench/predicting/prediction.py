@@ -9,6 +9,7 @@ import torch
 
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement
+from rematbench.predicting.kernels import Kernels
 from rematbench.predicting.sampling import Resolve, Sampler
 from rematbench.predicting.search import Limits, Predicted, Sizes, peak_bytes, predict, static_bytes
 from rematbench.records.measurement import Flops, Memory, PredictionFacts
@@ -21,6 +22,7 @@ from rematbench.workload.step import Workload
 
 _SHARE = 0.25
 _MOST_BYTES = 2 * 2**30
+_CHECKED_SHARE = 0.125
 _MOST_FLOPS = 5 * 10**10
 """Of a small step: about a second on a processor."""
 
@@ -56,13 +58,14 @@ class Predictor:
         device: torch.device,
         *,
         memory_bytes: int | None = None,
-        share: float = 0.5,
+        share: float = _CHECKED_SHARE,
     ) -> None:
         free = free_bytes(device)
         most = _MOST_BYTES if free is None else min(_MOST_BYTES, int(_SHARE * free))
         self.limits = Limits(bytes=most if memory_bytes is None else memory_bytes, flops=_MOST_FLOPS, share=share)
         self._build, self._device = build, device
         self.sampler = Sampler(build, device)
+        self._kernels = Kernels(self.sampler.meter, limit_bytes=self.limits.bytes, limit_flops=self.limits.flops)
         self._found: dict[tuple[str, tuple[tuple[str, int], ...]], Predicted] = {}
 
     def predicted(self, name: str, resolve: Resolve, target: Sizes, *, held: Collection[str] = ()) -> Predicted:
@@ -77,7 +80,8 @@ class Predictor:
         """
         key = name, (*sorted(target.items()), *((size, 0) for size in sorted(held)))
         if key not in self._found:
-            self._found[key] = predict(self.sampler.takes(name, resolve), target, self.limits, held)
+            takes = self.sampler.takes(name, resolve)
+            self._found[key] = predict(takes, target, self.limits, held, self._kernels.ask)
         return self._found[key]
 
     def measured_bytes(self, name: str, resolve: Resolve, target: Sizes) -> int | None:

@@ -10,6 +10,7 @@ import torch
 
 from rematbench.errors import ModelError, PlacementError
 from rematbench.measuring.cpu_meter import UncountedError
+from rematbench.measuring.meter import meter_for
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement
 from rematbench.predicting.search import PredictionError, Refused, Sizes, Take
@@ -48,6 +49,7 @@ class Sampler:
         self._device = device
         self._sessions: dict[_Place, Session] = {}
         self._tapes: dict[tuple[str, _Place], Tape] = {}
+        self.meter = meter_for(device)
 
     def session(self, sizes: Sizes) -> Session:
         """Return the model at some sizes, with the state before each of its steps.
@@ -57,7 +59,7 @@ class Sampler:
         """
         place = _Place.of(sizes)
         if place not in self._sessions:
-            session = Session(self._built(sizes), self._device)
+            session = Session(self._built(sizes), self._device, self.meter)
             kept = sum(static_bytes(other.workload) for other in self._sessions.values())
             if kept + static_bytes(session.workload) > _KEPT_BYTES:
                 self._sessions.clear()

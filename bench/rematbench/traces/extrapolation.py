@@ -43,19 +43,28 @@ class Extrapolation:
 
     def at(self, place: Sequence[int]) -> Tape | None:
         """Return the tape at a place; None where a number of it would not be whole."""
+        values, whole = self._interpolated(place)
+        return self.center.with_values(values.tolist()) if (whole | self._guessed).all() else None
+
+    def near(self, place: Sequence[int]) -> Tape:
+        """Return the tape at a place with numbers that are not whole rounded down: of about that size."""
+        return self.center.with_values(self._interpolated(place)[0].tolist())
+
+    def _interpolated(self, place: Sequence[int]) -> tuple[Values, Entries]:
         values, whole = self._products(place)
         if self.mixed is not None and self.mixed.any():
             lower = self.grid
             total, below = combined(weights_at(lower, self.nodes, place), [self._values(index) for index in lower])
             values[self.mixed] = total[self.mixed] // below
             whole[self.mixed] = (total % below == 0)[self.mixed]
-        return self.center.with_values(values.tolist()) if whole.all() else None
+        return values, whole
 
     def wrong(self, place: Sequence[int], measured: Tape) -> Entries:
         """Return which numbers differ from those of a run there."""
-        values, whole = self._products(place)
+        _, whole = self._products(place)
         told = self.at(place)
-        return ~whole if told is None else np.array(told.values, dtype=object) != _as_values(measured)
+        wrong = ~whole if told is None else np.array(told.values, dtype=object) != _as_values(measured)
+        return wrong & ~self._guessed
 
     def with_mixed(self, entries: Entries) -> Extrapolation:
         """Return the same with more entries that are interpolated on the grid, whose tapes are to be added."""
@@ -73,7 +82,9 @@ class Extrapolation:
             degrees(nodes, [self._values(self._on_line(axis, step)) for step in range(len(nodes))])
             for axis, nodes in enumerate(self.nodes)
         ]
-        return np.stack(lines, axis=1)
+        found = np.stack(lines, axis=1)
+        found[self._guessed] = 0
+        return found
 
     @cached_property
     def grid(self) -> list[Index]:
@@ -85,6 +96,11 @@ class Extrapolation:
     def is_settled(self, axis: int) -> bool:
         """Tell whether an axis has one node more than its degrees need, so that the last one has borne them out."""
         return bool((self.exponents[:, axis] < len(self.nodes[axis]) - 1).all())
+
+    @cached_property
+    def _guessed(self) -> Entries:
+        """What kernels choose, its frees and its numbers, which no rule tells; here it is no more than likely."""
+        return np.array(self.center.chosen, dtype=bool)
 
     def _products(self, place: Sequence[int]) -> tuple[Values, Entries]:
         """Return each number as the product over the axes, and which of them came out whole."""

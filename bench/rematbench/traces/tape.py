@@ -15,25 +15,58 @@ from typing import Literal, NamedTuple
 from rematbench.traces.timeline import Phase
 from rematbench.traces.trace import AllocationTrace, Event, Span
 
-Kind = Literal["allocate", "free", "begin", "end", "static", "flops", "uncounted", "measure"]
+Kind = Literal[
+    "allocate", "free", "begin", "end", "static", "flops", "uncounted", "measure", "call", "number", "chosen"
+]
 
 
 class Label(NamedTuple):
     """What a number of a tape is.
 
     Attributes:
-        kind: `allocate` and `free` of memory in a step; `begin` and `end` of a phase or of a module's call, whose number
-            is 0; `static` bytes, there before the step; `flops` of one operator;
-            `uncounted` an operator that has none, whose number is 0; `measure` any number of something else.
+        kind: `allocate` and `free` of memory in a step; `begin` and `end` of a phase or of a module's call, whose
+            number is 0; `static` bytes, there before the step; `flops` of one operator;
+            `uncounted` an operator that has none, whose number is 0; `measure` any number of something else. Of an
+            abridged tape (`traces/calls.py`) also `call` of an operator, whose number is its FLOPs; a `number` among
+            its arguments; what it allocates and leaves, as `chosen` by its kernel.
         name: of an event the innermost module at work, of the others the phase, module, tensor or operator.
         phase: in which it was; None outside all.
         is_block: whether what begins or ends is a module's call.
+        call: of a `call` and its `number`s, what is called and with what arguments, but for their numbers.
     """
 
     kind: Kind
     name: str
     phase: Phase | None = None
     is_block: bool = False
+    call: str = ""
+
+
+ALLOCATIONS: tuple[Kind, ...] = ("allocate", "chosen")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of an operator in a step.
+
+    Attributes:
+        kind: what is called and with what arguments, but for their whole numbers; empty where it is not to be called
+            alone.
+        numbers: the whole numbers among its arguments: shapes, strides, integers.
+        flops: of this call.
+        place: the entry of the tape before which it began.
+        allocated: the entries of what it allocated, in order.
+        scratch: those of them that it freed itself.
+        links: which of the numbers are the bytes of a buffer, and the entry of its allocation by an earlier call.
+    """
+
+    kind: str
+    numbers: tuple[int, ...]
+    flops: int
+    place: int
+    allocated: tuple[int, ...] = ()
+    scratch: frozenset[int] = frozenset()
+    links: tuple[tuple[int, int], ...] = ()
 
 
 class Worked(NamedTuple):
@@ -53,14 +86,17 @@ class Tape:
 
     Attributes:
         values: bytes or FLOPs; of a free negative.
-        ends: for each free, where its allocation stands; `NEVER` for any other entry.
+        ends: for each free, where its allocation stands; for a number that is the bytes of a buffer, where that is
+            allocated; `NEVER` for any other entry.
         times: nanoseconds on the clock of the run; they tell a picture of the step its widths, and nothing else.
+        calls: the operators of the step in their order, as far as they are known.
     """
 
     labels: tuple[Label, ...]
     values: tuple[int, ...]
     ends: tuple[int, ...]
     times: tuple[int, ...]
+    calls: tuple[Call, ...] = ()
 
     @cached_property
     def shape(self) -> int:
@@ -74,6 +110,12 @@ class Tape:
     def with_values(self, values: Sequence[int]) -> Tape:
         """Return the same step with other numbers."""
         return Tape(labels=self.labels, values=tuple(values), ends=self.ends, times=self.times)
+
+    @cached_property
+    def chosen(self) -> tuple[bool, ...]:
+        """Which numbers kernels choose: what they leave, its frees, and the bytes of buffers among their arguments."""
+        own = [label.kind == "chosen" for label in self.labels]
+        return tuple(own[at] or (end != NEVER and own[end]) for at, end in enumerate(self.ends))
 
     def sum_of(self, kind: Kind, phase: Phase | None = None) -> int:
         """Add up the numbers of a kind; of one phase, or of all."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rematbench.traces.tape import NEVER, Label, Tape
+from rematbench.traces.tape import ALLOCATIONS, NEVER, Label, Tape
 
 _NUMBER = re.compile(r"\d+")
 _MOST_PLACES = 64
@@ -134,7 +134,7 @@ def _linked(tape: Tape, order: Sequence[int]) -> tuple[int, ...]:
     ends: list[int] = []
     for at, entry in enumerate(order):
         kind, value = tape.labels[entry].kind, tape.values[entry]
-        if kind == "allocate":
+        if kind in ALLOCATIONS:
             live[value].append(at)
         ends.append(live[-value].pop() if kind == "free" and live[-value] else NEVER)
     return tuple(ends)
