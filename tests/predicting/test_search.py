@@ -72,8 +72,8 @@ def test_a_size_that_the_model_refuses_leads_to_larger_ones() -> None:
 
 
 def test_a_model_that_refuses_every_size_says_so_in_its_words() -> None:
-    def take(_: Mapping[str, int]) -> Tape:
-        raise Refused("no such thing")
+    def take(sizes: Mapping[str, int]) -> Tape:
+        raise Refused(f"no such thing as {sizes}")
 
     with pytest.raises(PredictionError, match="no such thing"):
         predict(take, {"width": 768}, ROOMY)

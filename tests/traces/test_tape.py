@@ -48,7 +48,7 @@ def test_the_trace_of_a_tape_reads_as_the_one_it_was_made_of(data: st.DataObject
     events: list[Event] = []
     live: dict[int, int] = {}
     for at in range(data.draw(st.integers(0, 30))):
-        if live and data.draw(st.booleans()):
+        if data.draw(st.booleans()) and live:
             address = data.draw(st.sampled_from(sorted(live)))
             events.append(Event(time=6 * at + 3, address=address, change=-live.pop(address)))
         else:

@@ -26,6 +26,7 @@ from rematbench.traces.calls import (
 from rematbench.traces.extrapolation import Extrapolation
 from rematbench.traces.tape import ALLOCATIONS, Tape
 from rematbench.traces.unrolling import Unrolling, are_alike, unrolling_of
+from rematbench.units import format_sizes
 
 Sizes = Mapping[str, int]
 
@@ -326,7 +327,7 @@ class _Search:
             moved |= self._climbed([axis.name])
             while self._axis(axis.name, 1).node(NODES - 1) <= sizes[axis.name] and self._climbed([axis.name]):
                 pass
-        top = {axis.name: self._axis(axis.name).node(1) for axis in fit.grid}
+        top = {axis.name: self._axis(axis.name).node(NODES) for axis in fit.grid}
         told = fit.near(top | {name: deep.start for name, deep in fit.deep.items()})
         return moved and (told is None or self._is_small(told))
 
@@ -429,6 +430,9 @@ class _Search:
             known = set(self._choosy)
             fit = self._with_mixed(self._fitted())
             sizes = self._check_sizes(fit)
+            near = fit.near(sizes)
+            if near is not None and not self._is_small(near):
+                raise Refused(f"a step at {format_sizes(sizes)}, to hold what is told against, is too large to be run")
             try:
                 measured = self._tape(sizes)
             except Refused as refused:

@@ -26,7 +26,7 @@ class Repeat(NamedTuple):
     """The entries before a place of a tape that stand there once more for each step in depth."""
 
     place: int
-    count: int
+    entries: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,8 @@ def unrolling_of(shallow: Tape, deeper: Tape) -> Unrolling | None:
 
 def are_alike(one: Tape, other: Tape) -> bool:
     """Tell whether two tapes are equal but for which block an entry is of."""
-    return np.array_equal(*_tokens(one, other))
+    first, second = _tokens(one, other)
+    return np.array_equal(first, second)
 
 
 def _inserted(before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], at: int, moved: int, most: int) -> int:
