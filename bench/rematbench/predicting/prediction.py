@@ -49,16 +49,20 @@ class Predictor:
         build: makes the workload of some sizes.
         memory_bytes: what a small step may need, with what is there before it; by default a quarter of what is free
             on the device, and 2 GiB at most.
+        share: of each size asked for that a small step has at most.
     """
 
     def __init__(
-        self, build: Callable[[Sizes], Workload], device: torch.device, *, memory_bytes: int | None = None
+        self,
+        build: Callable[[Sizes], Workload],
+        device: torch.device,
+        *,
+        memory_bytes: int | None = None,
+        share: float = _CHECKED_SHARE,
     ) -> None:
         free = free_bytes(device)
         most = _MOST_BYTES if free is None else min(_MOST_BYTES, int(_SHARE * free))
-        self.limits = Limits(
-            bytes=most if memory_bytes is None else memory_bytes, flops=_MOST_FLOPS, share=_CHECKED_SHARE
-        )
+        self.limits = Limits(bytes=most if memory_bytes is None else memory_bytes, flops=_MOST_FLOPS, share=share)
         self._build, self._device = build, device
         self.sampler = Sampler(build, device)
         self._kernels = Kernels(self.sampler.meter, limit_bytes=self.limits.bytes, limit_flops=self.limits.flops)
