@@ -47,8 +47,10 @@ class Extrapolation:
         return self.center.with_values(values.tolist()) if (whole | self._guessed).all() else None
 
     def near(self, place: Sequence[int]) -> Tape:
-        """Return the tape at a place with numbers that are not whole rounded down: of about that size."""
-        return self.center.with_values(self._interpolated(place)[0].tolist())
+        """Return a tape of about the size of that at a place, whole or not; nothing is below nothing in it."""
+        values, signs = self._interpolated(place)[0], _as_values(self.center)
+        values[(values > 0) & (signs < 0) | (values < 0) & (signs >= 0)] = 0
+        return self.center.with_values(values.tolist())
 
     def _interpolated(self, place: Sequence[int]) -> tuple[Values, Entries]:
         values, whole = self._products(place)
