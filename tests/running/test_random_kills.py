@@ -187,8 +187,9 @@ def check_nothing_lost(folder: Path, before: list[Measurement]) -> None:
     for row in before:
         assert row.key in now
         assert now[row.key].status is Status.OK or row.status is not Status.OK
+        assert row.timing is None or now[row.key].timing is not None
         for had, has in zip(parts(row), parts(now[row.key]), strict=True):
-            assert has or not had
+            assert has or not had or row.status is not Status.OK
 
 
 def parts(row: Measurement) -> tuple[bool, ...]:
