@@ -1,7 +1,6 @@
 """A worker process: takes one order, measures, reports each thing the moment it is known, and ends.
 
-Started as `python -P -m rematbench.running.worker DESCRIPTOR`, so that nothing of the user's is run in its place;
-the user's folder goes on the import path only after everything of ours is imported.
+Started by `rematbench.running.start`.
 """
 
 from __future__ import annotations
@@ -380,7 +379,3 @@ def _one_line(error: BaseException) -> str:
     text = " ".join(" ".join([str(error), *notes]).split()).encode(errors="replace").decode()
     kind = type(error).__name__
     return text if isinstance(error, RematbenchError) else f"{kind}: {text}"[:500] if text else kind
-
-
-if __name__ == "__main__":
-    main()
