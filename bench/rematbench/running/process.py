@@ -65,7 +65,7 @@ class Worker:
     def __enter__(self) -> Worker:
         self._channel, theirs = os.pipe()
         # -P: a user's rematbench.py, or numpy.py, in this folder is not what the worker imports.
-        command = [sys.executable, "-P", "-m", "rematbench.running.worker", str(theirs)]
+        command = [sys.executable, "-P", "-m", "rematbench.running.start", str(theirs)]
         try:
             with opened_to_append(self._log) as log:
                 self._process = subprocess.Popen(

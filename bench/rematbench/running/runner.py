@@ -36,6 +36,12 @@ LOG = "output.log"
 LIVES = 3
 """So many workers in a row may end without a row and without a placement to blame; then what is left is given up."""
 
+NOT_COMPARED = "not compared with the plain step: "
+"""How the message goes on of a row that is whole but for the comparison, whose worker ended while it was made."""
+
+FINDINGS = (Status.ERROR, Status.OUT_OF_MEMORY)
+"""What a worker says of a placement itself; the others are how it ended, which may have had another reason."""
+
 DEFAULT_DTYPE = "float32"
 """What the row of a model that could not be built says, where no `dtype` was asked for: torch's default."""
 
@@ -95,6 +101,11 @@ def probe(name: str, settings: Settings, store: Store, watcher: Watcher) -> Devi
 def _given_up(failure: Failed) -> Failed:
     """Return the failure that the last of `LIVES` workers ended with, saying that it was not the first."""
     return failure.model_copy(update={"message": f"{failure.message}; {LIVES} workers in a row ended like this"})
+
+
+def _remarks(row: Measurement) -> str:
+    """Return what a row that is ok says of itself, without why it was not compared: that may be over."""
+    return row.message.partition(NOT_COMPARED)[0].removesuffix("; ")
 
 
 class _JobRun:
@@ -203,21 +214,41 @@ class _JobRun:
         elif isinstance(message, Built):
             self._dtype = message.dtype
         elif isinstance(message, Measured):
-            self._keep(message.measurement)
+            self._keep(self._with_earlier(message.measurement))
             self._measure = [other for other in self._measure if other != message.measurement.placement]
             if not message.measurement.status.is_ok:
                 self._leave_out(message.measurement.placement)
         elif isinstance(message, Timed):
-            self._update(message.placement, timing=message.timing)
+            remarks = _remarks(self._rows[message.placement])
+            self._update(message.placement, timing=message.timing, message=remarks)
             self._leave_out(message.placement)
         elif isinstance(message, Resident):
             self._update(message.placement, resident_bytes=message.resident_bytes)
 
+    def _with_earlier(self, row: Measurement) -> Measurement:
+        """Return a row measured anew to be compared, with what else an earlier worker found until that is anew too.
+
+        Whatever ends the run or its worker before then takes nothing from the row that it had.
+        """
+        earlier = self._rows.get(row.placement)
+        if earlier is None or {earlier.status, row.status} != {Status.OK}:
+            return row
+        return row.model_copy(update={"timing": earlier.timing, "resident_bytes": earlier.resident_bytes})
+
     def _take_out(self, failure: Failed) -> None:
-        """Keep the failure as a row and go on without that placement; without a model, without any."""
+        """Keep the failure as a row and go on without that placement; without a model, without any.
+
+        A row that was finished, and only was to be compared with a plain step that came later, stays: how the worker
+        ended says nothing about it, and `--resume` tries again. What the worker found out by it, an error or that
+        memory does not suffice, is the row's, as it would have been with the plain step there from the start.
+        """
         left = [case.name for case in self._job.cases if case.name in {*self._measure, *self._time}]
         for name in [failure.placement] if failure.placement else left:
-            self._fail(name, failure)
+            if self._finished(name) and not (failure.placement and failure.status in FINDINGS):
+                remarks = filter(None, (_remarks(self._rows[name]), f"{NOT_COMPARED}{failure.message}"))
+                self._update(name, message="; ".join(remarks))
+            else:
+                self._fail(name, failure)
             self._leave_out(name)
             if name == PLAIN:
                 self._plain = False

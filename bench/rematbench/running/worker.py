@@ -1,7 +1,6 @@
 """A worker process: takes one order, measures, reports each thing the moment it is known, and ends.
 
-Started as `python -P -m rematbench.running.worker DESCRIPTOR`, so that nothing of the user's is run in its place;
-the user's folder goes on the import path only after everything of ours is imported.
+Started by `rematbench.running.start`.
 """
 
 from __future__ import annotations
@@ -349,7 +348,3 @@ def _remarks(findings: UntimedMeasurement) -> Iterator[str]:
         yield findings.unsteadiness
     if findings.equality and findings.equality.buffer:
         yield f"buffer {findings.equality.buffer} differs"
-
-
-if __name__ == "__main__":
-    main()
