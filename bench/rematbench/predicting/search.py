@@ -327,9 +327,11 @@ class _Search:
             moved |= self._climbed([axis.name])
             while self._axis(axis.name, 1).node(NODES - 1) <= sizes[axis.name] and self._climbed([axis.name]):
                 pass
-        top = {axis.name: self._axis(axis.name).node(NODES) for axis in fit.grid}
-        told = fit.near(top | {name: deep.start for name, deep in fit.deep.items()})
-        return moved and (told is None or self._is_small(told))
+        axes = [self._axis(axis.name) for axis in fit.grid]
+        deep = {name: found.start for name, found in fit.deep.items()}
+        runs = [{other.name: other.node(NODES - 1 if other is axis else 0) for other in axes} for axis in axes]
+        told = [fit.near(run | deep) for run in (*runs, {axis.name: axis.node(1) for axis in axes})]
+        return moved and all(tape is None or self._is_small(tape) for tape in told)
 
     def _axis(self, name: str, more: int = 0) -> Axis:
         """Return an axis where it has come to, or some rungs further up."""
