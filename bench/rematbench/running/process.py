@@ -25,6 +25,7 @@ from rematbench.running.protocol import (
     Done,
     Ended,
     Failed,
+    Fitted,
     Inspected,
     Lost,
     Measured,
@@ -114,7 +115,7 @@ class Worker:
             if isinstance(message, Began):
                 current, started = message, True
                 self._deadline = time.monotonic() + self._timeout_s
-            elif isinstance(message, Ended | Measured | Timed | Resident | Inspected):
+            elif isinstance(message, Ended | Measured | Timed | Resident | Inspected | Fitted):
                 current = None
                 self._deadline = time.monotonic() + self._timeout_s
             yield message

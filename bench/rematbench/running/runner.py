@@ -124,7 +124,12 @@ class _JobRun:
         self._dtype = known or job.settings.dtype or DEFAULT_DTYPE
         unfinished = [case.name for case in job.cases if not self._finished(case.name)]
         self._measure = [name for name in unfinished if not self._measured(name)]
-        self._time = unfinished if job.settings.rounds != 0 else []
+        self._time = unfinished if self._is_timed else []
+
+    @property
+    def _is_timed(self) -> bool:
+        """Whether there are rounds; a step that is not run has none."""
+        return self._job.settings.rounds != 0 and not self._job.at
 
     def run(self) -> None:
         """Measure and time until nothing is left to do."""
@@ -150,7 +155,7 @@ class _JobRun:
             row
             for row in self._store.measurements
             if row.model == self._job.model.name
-            and row.status is Status.OK
+            and row.status.is_ok
             and not (row.device == self._job.device and row.placement in self._measure)
         ]
 
@@ -186,12 +191,12 @@ class _JobRun:
     def _not_compared(self) -> tuple[list[str], list[str]]:
         """Return what an earlier run measured, and timed, without a plain step, where there is one by now."""
         plain = self._rows.get(PLAIN)
-        if plain is None or plain.status is not Status.OK:
+        if plain is None or not plain.status.is_ok or self._job.at:
             return [], []
         rows = [self._rows[case.name] for case in self._job.cases if self._measured(case.name)]
         measure = [row.placement for row in rows if row.equality is None]
         time = [row.placement for row in rows if row.equality is None or (row.timing and not row.timing.plain_s)]
-        return measure, time if self._job.settings.rounds != 0 else []
+        return measure, time if self._is_timed else []
 
     def _one_worker(self) -> Failed | None:
         order = JobOrder(job=self._job, measure=tuple(self._measure), time=tuple(self._time), plain=self._plain)
@@ -211,7 +216,7 @@ class _JobRun:
         elif isinstance(message, Measured):
             self._keep(self._with_earlier(message.measurement))
             self._measure = [other for other in self._measure if other != message.measurement.placement]
-            if message.measurement.status is not Status.OK:
+            if not message.measurement.status.is_ok:
                 self._leave_out(message.measurement.placement)
         elif isinstance(message, Timed):
             remarks = _remarks(self._rows[message.placement])
@@ -266,9 +271,9 @@ class _JobRun:
                 self._fail(name, _given_up(failure) if isinstance(failure, Lost) else failure)
 
     def _without_resident(self) -> list[str]:
-        if not self._job.settings.resident:
+        if not self._job.settings.resident or self._job.at:
             return []
-        return [name for name, row in self._rows.items() if row.status is Status.OK and row.resident_bytes is None]
+        return [name for name, row in self._rows.items() if row.status.is_ok and row.resident_bytes is None]
 
     def _one_resident(self, name: str) -> Failed | None:
         """Measure one resident set; what befalls a worker after its number is there is no failure."""
@@ -310,9 +315,9 @@ class _JobRun:
 
     def _measured(self, name: str) -> bool:
         row = self._rows.get(name)
-        return row is not None and row.status is Status.OK
+        return row is not None and row.status.is_ok
 
     def _finished(self, name: str) -> bool:
         row = self._rows.get(name)
-        timed = row is not None and (row.timing is not None or self._job.settings.rounds == 0)
+        timed = row is not None and (row.timing is not None or not self._is_timed)
         return self._measured(name) and timed
