@@ -1,7 +1,7 @@
 """Every code block and every command in the README and in `docs/` does what the page says.
 
-The README runs first, in an empty folder. Each page then begins with what the README leaves: `net.py`, the run in
-`run`, `plan.json` and `baseline.csv`.
+The README runs first, with the installed command, in an empty folder. Each page then begins with what the README
+leaves: `net.py`, the run in `run`, `plan.json` and `baseline.csv`.
 """
 
 import re
@@ -62,7 +62,7 @@ def run_page(page: Path, folder: Path) -> None:
         if block.file:
             write_file(block, folder)
         elif block.language == "console":
-            run_block(block, folder)
+            run_block(block, folder, real=page == README)
         elif block.language == "python":
             python.append(block)
     run_python(python, folder)
