@@ -33,7 +33,7 @@ def rematbench(*arguments: object, cwd: Path, env: Mapping[str, str] | None = No
 
     def call() -> None:
         os.chdir(cwd)
-        setattr(process, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": ForkedWorker}))  # noqa: B010
+        setattr(process, "subprocess", FORKING)  # noqa: B010  # a name that is imported there, not exported
         sys.argv = ["rematbench", *map(str, arguments)]
         cli.main()
 
@@ -92,6 +92,10 @@ class ForkedWorker:
             pid, status = os.waitpid(self.pid, options)
             self._code = os.waitstatus_to_exitcode(status) if pid else None
         return self._code
+
+
+FORKING = SimpleNamespace(**vars(subprocess) | {"Popen": ForkedWorker})
+"""What `rematbench.running.process` may have in the place of `subprocess`."""
 
 
 def fork(
