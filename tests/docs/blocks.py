@@ -170,6 +170,8 @@ def check_command(text: str) -> None:
         assert {argument for argument in arguments if "=" not in argument} <= set(targets), text
     elif program == "rematbench":
         check_rematbench(arguments)
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file(), text
     else:
         assert program in ("pip", "git", "pytest", "source"), text
 
