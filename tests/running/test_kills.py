@@ -4,16 +4,20 @@ Most workers here are a small script that says what `Machine` says and then kill
 tried; at the end are real ones.
 """
 
+import os
 import random
+import signal
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests import forked
 from tests.running.machine import NAMES, Machine, Silent, is_whole, run, suite
 
 from rematbench.errors import DeviceError, StorageError
@@ -21,6 +25,7 @@ from rematbench.placement.placement import PLAIN
 from rematbench.record import Record
 from rematbench.records.measurement import Measurement, Status, Timing
 from rematbench.records.store import RECORDS, Store, csv_text
+from rematbench.running import process, worker
 from rematbench.running.process import Worker
 from rematbench.running.protocol import Began, Done, Ended, JobOrder, Measured, ProbeOrder, Timed
 from rematbench.running.runner import LIVES, run_suite
@@ -342,57 +347,51 @@ def build():
     return nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))), (torch.randn(2, 8),)
 """
 
-REAL = r"""
-import os, signal, sys, threading
-from pathlib import Path
-from rematbench.running import worker
 
-plan = Path(sys.argv[0] + ".plan")
-sayer = worker._speaking_on
+def dying(plan: Path, speaking: Callable[[TextIO], worker.Say]) -> Callable[[TextIO], worker.Say]:
+    """Return how a worker speaks that carries out the next kill of the plan when it comes to it."""
 
-def is_next(kill):
-    first, _, rest = plan.read_text().partition("\n")
-    if first == kill:
-        plan.write_text(rest)
-    return first == kill
+    def is_next(kill: str) -> bool:
+        first, _, rest = plan.read_text().partition("\n")
+        if first == kill:
+            plan.write_text(rest)
+        return first == kill
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def killing(channel):
-    say = sayer(channel)
-    def until_the_end(message):
-        name = f"{message.kind} {getattr(getattr(message, 'measurement', message), 'placement', '')}"
-        if is_next(f"before {name}"):
-            die()
-        say(message)
-        if is_next(f"after {name}"):
-            die()
-        word, _, seconds = plan.read_text().partition("\n")[0].partition(" ")
-        if name == "began " and word == "in" and is_next(f"in {seconds}"):
-            threading.Timer(float(seconds), die).start()
+    def until_the_end(channel: TextIO) -> worker.Say:
+        speak = speaking(channel)
+
+        def say(message: Any) -> None:
+            name = f"{message.kind} {getattr(getattr(message, 'measurement', message), 'placement', '')}"
+            if is_next(f"before {name}"):
+                die()
+            speak(message)
+            if is_next(f"after {name}"):
+                die()
+            word, _, seconds = plan.read_text().partition("\n")[0].partition(" ")
+            if name == "began " and word == "in" and is_next(f"in {seconds}"):
+                threading.Timer(float(seconds), die).start()
+
+        return say
+
     return until_the_end
-
-worker._speaking_on = killing
-sys.argv = ["worker", sys.argv[-1]]
-worker.main()
-"""
 
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the file of kills still to come, a line each, carried out by the worker that comes to it.
 
-    `before` and `after` something that is said, or `in` so many seconds once it is building.
+    `before` and `after` something that is said, or `in` so many seconds once it is building. Workers are forked: when
+    one dies while it starts is a matter of `test_random_kills.py`.
     """
-    body, command = tmp_path / "real.py", tmp_path / "real"
-    body.write_text(REAL)
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "{body}" "$@"\n')
-    command.chmod(command.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(sys, "executable", str(command))
+    plan = tmp_path / "plan"
+    monkeypatch.setattr(process, "subprocess", forked.FORKING)
+    monkeypatch.setattr(worker, "_speaking_on", dying(plan, worker._speaking_on))
     (tmp_path / "net.py").write_text(NET)
-    (tmp_path / "real.py.plan").touch()
-    return tmp_path / "real.py.plan"
+    plan.touch()
+    return plan
 
 
 REAL_SUITE = Suite.model_validate(

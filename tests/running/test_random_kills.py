@@ -21,11 +21,13 @@ from typing import Any
 
 import psutil
 import pytest
+from tests import forked
 from tests.running.machine import Silent, is_whole
 
 from rematbench.errors import DeviceError
 from rematbench.records.measurement import Measurement, Status, Timing
 from rematbench.records.store import RECORDS, Store, csv_text, read_measurements
+from rematbench.running import process
 from rematbench.running.runner import run_suite
 from rematbench.suite.suite import Suite
 
@@ -203,7 +205,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "net.py").write_text(NET)
     store = Store.begin(folder / "run", "")
-    run_suite(SUITE, store, folder, Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "subprocess", forked.FORKING)
+        run_suite(SUITE, store, folder, Silent())
     assert all(row.status is Status.OK for row in store.measurements)
     return folder / "run"
 
@@ -292,7 +296,7 @@ def parent(death: str, project: Path) -> int:
 
 
 def marked(mark: str) -> Iterator[Any]:
-    for process in psutil.process_iter():
+    for one in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get("REMATBENCH_TEST_MARK") == mark:
-                yield process
+            if one.environ().get("REMATBENCH_TEST_MARK") == mark:
+                yield one
