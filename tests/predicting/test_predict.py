@@ -66,10 +66,10 @@ def measured(sizes: Mapping[str, int], placement: str | Placement) -> tuple[int,
     return session.peak_bytes(placement), session.static_bytes
 
 
-AT = {"batch": 12, "length": 96, "width": 96, "depth": 9}
+AT = {"batch": 12, "length": 48, "width": 48, "depth": 7}
 
 
-@pytest.mark.parametrize("placement", ["none", "each", "nested:2", "each+save=matmuls", "sqrt"])
+@pytest.mark.parametrize("placement", ["none", "each", "sqrt"])
 def test_four_sizes_at_once_come_out_to_the_byte(placement: str) -> None:
     told = predict(decoder, at=AT, placement=placement)
     assert told.is_exact
@@ -77,9 +77,18 @@ def test_four_sizes_at_once_come_out_to_the_byte(placement: str) -> None:
     assert all(told.facts.largest[name] <= AT[name] for name in AT)
 
 
+def test_regions_in_regions_and_what_policies_keep_come_out_to_the_byte() -> None:
+    at = {"batch": 40, "length": 24}
+    for placement in ("nested:2", "each+save=matmuls"):
+        told = predict(decoder, at=at, placement=placement)
+        assert told.is_exact
+        assert (told.peak_bytes, told.memory.static_bytes) == measured(at, placement)
+
+
 def test_flops_are_those_of_the_step() -> None:
-    told = predict(decoder, at=AT, placement="each")
-    module, batch = decoder(**AT)
+    at = {"batch": 40, "depth": 6}
+    told = predict(decoder, at=at, placement="each")
+    module, batch = decoder(**at)
     session = Session(Workload(module=module, batch=batch), CPU)
     session.keep_plain()
     flops = session.measure(parse_strategy("each").resolve(session.outline)).flops
@@ -109,7 +118,7 @@ def test_a_plan_for_a_size_that_is_not_run_is_accepted_on_the_step_it_has_there(
         module, batch = decoder(**sizes)
         return Workload(module=module, batch=batch)
 
-    at = {"batch": 8, "length": 48, "depth": 6}
+    at = {"batch": 40, "depth": 4}
     planned = PredictedPlanner(Predictor(built, CPU), at, CPU).plan(
         Goal(name="p", minimise="flops", budget_share=0.5, of_step=True)
     )

@@ -29,6 +29,7 @@ from rematbench.running import process, worker
 from rematbench.running.process import Worker
 from rematbench.running.protocol import Began, Done, Ended, JobOrder, Measured, ProbeOrder, Timed
 from rematbench.running.runner import LIVES, run_suite
+from rematbench.running.staging import Say
 from rematbench.suite.suite import Device, Suite
 
 SCRIPT = r"""
@@ -348,7 +349,7 @@ def build():
 """
 
 
-def dying(plan: Path, speaking: Callable[[TextIO], worker.Say]) -> Callable[[TextIO], worker.Say]:
+def dying(plan: Path, speaking: Callable[[TextIO], Say]) -> Callable[[TextIO], Say]:
     """Return how a worker speaks that carries out the next kill of the plan when it comes to it."""
 
     def is_next(kill: str) -> bool:
@@ -360,7 +361,7 @@ def dying(plan: Path, speaking: Callable[[TextIO], worker.Say]) -> Callable[[Tex
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def until_the_end(channel: TextIO) -> worker.Say:
+    def until_the_end(channel: TextIO) -> Say:
         speak = speaking(channel)
 
         def say(message: Any) -> None:
