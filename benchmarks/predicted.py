@@ -33,9 +33,10 @@ from rematbench.measuring.session import Session  # noqa: E402
 from rematbench.placement.goal import Goal  # noqa: E402
 from rematbench.placement.placement import Placement  # noqa: E402
 from rematbench.placement.registry import parse_strategy  # noqa: E402
+from rematbench.predicting.interpolant import Sizes  # noqa: E402
 from rematbench.predicting.planning import PredictedPlanner  # noqa: E402
 from rematbench.predicting.prediction import Predictor, case_of  # noqa: E402
-from rematbench.predicting.search import Predicted, Sizes, peak_bytes  # noqa: E402
+from rematbench.predicting.search import Predicted, peak_bytes  # noqa: E402
 from rematbench.suite.suite import Device, load_suite  # noqa: E402
 from rematbench.torch_internals import pytree  # noqa: E402
 from rematbench.workload.building import build, unpacked  # noqa: E402

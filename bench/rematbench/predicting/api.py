@@ -14,9 +14,10 @@ from rematbench.placement.placement import PLAIN, Placement
 from rematbench.placement.registry import parse_strategy
 from rematbench.predicting.fitting import Question
 from rematbench.predicting.fitting import fit as fitted
+from rematbench.predicting.interpolant import Sizes
 from rematbench.predicting.prediction import Predictor, case_of, sentence_of
 from rematbench.predicting.sampling import Resolve
-from rematbench.predicting.search import Predicted, Sizes
+from rematbench.predicting.search import Predicted
 from rematbench.records.fitting import FittedPlacement
 from rematbench.records.measurement import Flops, Memory, PredictionFacts
 from rematbench.units import format_bytes, parse_bytes

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from rematbench.predicting.interpolant import Sizes
 from rematbench.predicting.prediction import Predictor
 from rematbench.predicting.sampling import Resolve
-from rematbench.predicting.search import Predicted, PredictionError, Sizes, peak_bytes, static_bytes
+from rematbench.predicting.search import Predicted, PredictionError, peak_bytes, static_bytes
 from rematbench.records.fitting import CurvePoint, FittedPlacement
 from rematbench.traces.tape import Tape
 

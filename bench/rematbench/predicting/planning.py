@@ -20,8 +20,9 @@ from rematbench.placement.placement import PLAIN, Placement
 from rematbench.planner.planner import Planned, Planner
 from rematbench.planner.profile import Profile
 from rematbench.planner.profiling import profile
+from rematbench.predicting.interpolant import Sizes
 from rematbench.predicting.prediction import Predictor
-from rematbench.predicting.search import Limits, Predicted, Sizes, peak_bytes, predict, static_bytes
+from rematbench.predicting.search import Limits, Predicted, peak_bytes, predict, static_bytes
 from rematbench.records.measurement import Flops
 from rematbench.traces.tape import Label, Tape
 

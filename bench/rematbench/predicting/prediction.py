@@ -9,9 +9,10 @@ import torch
 
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement
+from rematbench.predicting.interpolant import Sizes
 from rematbench.predicting.kernels import Kernels
 from rematbench.predicting.sampling import Resolve, Sampler
-from rematbench.predicting.search import Limits, Predicted, Sizes, peak_bytes, predict, static_bytes
+from rematbench.predicting.search import Limits, Predicted, peak_bytes, predict, static_bytes
 from rematbench.records.measurement import Flops, Memory, PredictionFacts
 from rematbench.traces.replay import reading_of
 from rematbench.traces.tape import Tape

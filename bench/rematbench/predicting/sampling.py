@@ -13,7 +13,8 @@ from rematbench.measuring.cpu_meter import UncountedError
 from rematbench.measuring.meter import meter_for
 from rematbench.measuring.session import Session
 from rematbench.placement.placement import Placement
-from rematbench.predicting.search import PredictionError, Refused, Sizes, Take
+from rematbench.predicting.interpolant import Sizes
+from rematbench.predicting.search import PredictionError, Refused, Take
 from rematbench.traces.tape import Tape
 from rematbench.workload.building import static_bytes
 from rematbench.workload.step import Workload

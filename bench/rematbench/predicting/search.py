@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -10,34 +10,22 @@ from typing import Any, Protocol
 
 from rematbench.errors import RematbenchError
 from rematbench.predicting.axes import NODES, Axis, is_small, lattices
+from rematbench.predicting.interpolant import Deepening, Interpolant, Sizes
 from rematbench.traces.calls import (
     Ask,
     Asked,
-    Effect,
     Unanswered,
     abridged,
-    calls_of,
     choosy,
-    completed,
-    continued,
     effect_of,
-    with_kept,
 )
 from rematbench.traces.extrapolation import Extrapolation
 from rematbench.traces.tape import ALLOCATIONS, Tape
-from rematbench.traces.unrolling import Unrolling, are_alike, unrolling_of
+from rematbench.traces.unrolling import are_alike, unrolling_of
 from rematbench.units import format_sizes
-
-Sizes = Mapping[str, int]
 
 _MOST_ATTEMPTS = 24
 _LEAST_RANGE = 0.01
-
-_ON_THE_LINE = 6
-"""A product of four sizes, and one place more that bears it out."""
-
-_SHARES = tuple(0.8**power for power in range(3, 24))
-"""Of each size, for the largest of those places."""
 
 
 class Refused(Exception):
@@ -139,114 +127,6 @@ def _changes(tape: Tape) -> Iterator[int]:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Deep:
-    """An axis along which the step has more blocks and not larger ones.
-
-    Attributes:
-        step: by how much the size grows for the repeats to come once more.
-    """
-
-    start: int
-    step: int
-    unrolling: Unrolling
-
-    def times(self, value: int) -> int | None:
-        """Return how often the repeats come more than at the start; None where they do not come to a value."""
-        times, left = divmod(value - self.start, self.step)
-        return None if left or times < 0 else times
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fit:
-    """What tells a step at any sizes: a step that grows in its bytes, and is made longer in its depth."""
-
-    grid: tuple[Axis, ...]
-    extrapolation: Extrapolation
-    deep: Mapping[str, _Deep]
-    ask: Ask | None
-
-    def at(self, sizes: Sizes) -> Tape | None:
-        """Return the tape at some sizes; None where its numbers would not be whole.
-
-        Raises:
-            Unanswered: kernels were not to be asked there.
-        """
-        tape = self.extrapolation.at([sizes[axis.name] for axis in self.grid])
-        if tape is None or self.ask is None:
-            return self._deepened(tape, sizes)
-        return self._completed(tape, sizes, self.ask)
-
-    def _completed(self, tape: Tape, sizes: Sizes, ask: Ask) -> Tape | None:
-        # First what calls leave, by whose bytes the frees of a deeper step find their allocations.
-        kept, answers = with_kept(tape, ask)
-        deepened = self._deepened(kept, sizes)
-        return completed(deepened, answers) if deepened else None
-
-    def from_below(self, sizes: Sizes) -> Tape | None:
-        """Return the tape at sizes at which kernels are not to be asked, by what they do at smaller ones.
-
-        Those lie on one line to the sizes, as near as kernels are to be asked, in equal steps of the axes' grain.
-        None where kernels do there what tells nothing.
-
-        Raises:
-            Unanswered: nor are they to be asked there.
-        """
-        place = [sizes[axis.name] for axis in self.grid]
-        tape = self.extrapolation.at(place)
-        known = self._continued(place) if self.ask and tape else None
-        if tape is None or self.ask is None or known is None:
-            return None
-        told = {call: known[at] for at, call in calls_of(tape).items() if at in known}
-        answers = self.ask
-
-        def ask(calls: Iterable[Asked]) -> Mapping[Asked, Effect | str]:
-            calls = list(calls)
-            rest = answers(call for call in calls if call not in told)
-            return {**rest, **{call: told[call] for call in calls if call in told}}
-
-        return self._completed(tape, sizes, ask)
-
-    def _continued(self, place: Sequence[int]) -> dict[int, Effect] | None:
-        """Return what calls do at a place, by where they stand in the tape; None where no smaller ones can be asked."""
-        assert self.ask is not None
-        for share in _SHARES:
-            grains = [axis.lattice.grain for axis in self.grid]
-            widths = [int(share * target) // 12 // grain * grain for target, grain in zip(place, grains, strict=True)]
-            above = int(12 * (1 - share) / share) + 1
-            first = [target - (above + _ON_THE_LINE - 1) * width for target, width in zip(place, widths, strict=True)]
-            if not any(widths) or any(value < axis.node(0) for axis, value in zip(self.grid, first, strict=True)):
-                return None
-            found: dict[int, list[Effect]] = {}
-            for step in reversed(range(_ON_THE_LINE)):  # the largest first: it is the one that may be too large
-                tape = self.extrapolation.at([value + step * width for value, width in zip(first, widths, strict=True)])
-                answers = self.ask(calls_of(tape).values()) if tape else {}
-                if tape is None or any(isinstance(answer, str) for answer in answers.values()):
-                    break
-                for at, call in calls_of(tape).items():
-                    effect = answers[call]
-                    assert isinstance(effect, Effect)
-                    found.setdefault(at, []).append(effect)
-            else:
-                told = {at: continued(effects[::-1], above + _ON_THE_LINE - 1) for at, effects in found.items()}
-                return {at: effect for at, effect in told.items() if effect is not None}
-        return None
-
-    def about(self, sizes: Sizes) -> Tape | None:
-        """Return the tape without asking kernels: what they leave is interpolated, and what they free is not there."""
-        return self._deepened(self.extrapolation.at([sizes[axis.name] for axis in self.grid]), sizes)
-
-    def near(self, sizes: Sizes) -> Tape | None:
-        """Return a tape of about the size, to tell whether a run there is small."""
-        return self._deepened(self.extrapolation.near([sizes[axis.name] for axis in self.grid]), sizes)
-
-    def _deepened(self, tape: Tape | None, sizes: Sizes) -> Tape | None:
-        for name, deep in self.deep.items():
-            times = deep.times(sizes[name])
-            tape = deep.unrolling.unrolled(tape, times) if tape and times is not None else None
-        return tape
-
-
 class _Climb(Exception):
     """The sizes that were run do not do: larger ones are to be tried on some axes."""
 
@@ -317,7 +197,7 @@ class _Search:
         """Return the axes that are varied."""
         return [self._axis(name) for name in self._target if name not in self._held]
 
-    def _climbed_towards(self, fit: _Fit, sizes: Sizes) -> bool:
+    def _climbed_towards(self, fit: Interpolant, sizes: Sizes) -> bool:
         """Move every axis up until its line reaches the run that came out otherwise.
 
         Tell whether any moved, and what is to be run there is still small.
@@ -367,7 +247,7 @@ class _Search:
         kinds = self._choosy - self._unasked
         return abridged(tape, kinds) if kinds else replace(tape, calls=())
 
-    def _fitted(self) -> _Fit:
+    def _fitted(self) -> Interpolant:
         """Run the center and the lines through it, and tell what each axis does to the step."""
         axes = self._free()
         center = {axis.name: axis.node(0) for axis in axes}
@@ -377,7 +257,7 @@ class _Search:
             raise _Climb([axis.name for axis in axes], str(refused)) from None
         grid: list[Axis] = []
         lines: list[list[Tape]] = []
-        deep: dict[str, _Deep] = {}
+        deep: dict[str, Deepening] = {}
         run: list[list[Tape]] = []
         for axis in axes:
             try:
@@ -401,9 +281,9 @@ class _Search:
         }
         nodes = tuple(axis.nodes for axis in grid)
         extrapolation = Extrapolation(nodes=nodes, tapes=tapes or {(): self._abridged(first)})
-        return _Fit(grid=tuple(grid), extrapolation=extrapolation, deep=deep, ask=self._ask)
+        return Interpolant(grid=tuple(grid), extrapolation=extrapolation, deep=deep, ask=self._ask)
 
-    def _deepening(self, axis: Axis, line: Sequence[Tape], *, alone: bool) -> _Deep:
+    def _deepening(self, axis: Axis, line: Sequence[Tape], *, alone: bool) -> Deepening:
         """Return how the step grows along an axis on which it has other entries.
 
         Raises:
@@ -414,7 +294,7 @@ class _Search:
         unrolling = unrolling_of(shallow, deeper)
         is_reached = (axis.target - axis.node(0)) % (axis.node(1) - axis.node(0)) == 0
         if is_reached and unrolling is not None and are_alike(unrolling.unrolled(shallow, 2), deepest):
-            return _Deep(start=axis.node(0), step=axis.node(1) - axis.node(0), unrolling=unrolling)
+            return Deepening(start=axis.node(0), step=axis.node(1) - axis.node(0), unrolling=unrolling)
         if self._rungs[axis.name] + 1 < len(self._lattices[axis.name]) and len(deepest.labels) == len(deeper.labels):
             raise _Climb([axis.name], f"at other values of {axis.name} the step is another")
         if not alone and self._fits_beside(axis, line):
@@ -426,8 +306,8 @@ class _Search:
         share = (axis.target / axis.nodes[-1]) ** 2
         return (peak_bytes(line[-1]) + static_bytes(line[-1])) * share <= self._limits.bytes
 
-    def _fitted_and_checked(self) -> tuple[_Fit, Predicted]:
-        """Fit what was run and hold it against a further run; again without a kernel that is not to be asked."""
+    def _fitted_and_checked(self) -> tuple[Interpolant, Predicted]:
+        """Interpolant what was run and hold it against a further run; again without a kernel that is not to be asked."""
         while True:
             known = set(self._choosy)
             fit = self._with_mixed(self._fitted())
@@ -458,7 +338,7 @@ class _Search:
             raise _Climb(list(sizes), "the memory of the step is no polynomial of its sizes")
         return fit, self._checked(fit, tape, sizes, told, measured)
 
-    def _told(self, fit: _Fit) -> Tape | None:
+    def _told(self, fit: Interpolant) -> Tape | None:
         """Return the step asked for, its kernels told from smaller sizes where they are too large to be asked."""
         try:
             return fit.at(self._target)
@@ -470,7 +350,7 @@ class _Search:
             self._notes[f"kernels too large to be run alone were asked at smaller sizes ({unanswered})"] = None
             return tape
 
-    def _is_told(self, fit: _Fit, sizes: Sizes, measured: Tape) -> bool:
+    def _is_told(self, fit: Interpolant, sizes: Sizes, measured: Tape) -> bool:
         """Tell whether all but what kernels choose came out; only then are they asked.
 
         A call whose arguments do not belong together may write where it must not.
@@ -493,7 +373,7 @@ class _Search:
         answers = self._ask(asked for asked, _ in calls)
         return {asked.kind for asked, call in calls if answers.get(asked) != effect_of(call, measured)}
 
-    def _checked(self, fit: _Fit, tape: Tape, sizes: Sizes, told: Tape | None, measured: Tape) -> Predicted:
+    def _checked(self, fit: Interpolant, tape: Tape, sizes: Sizes, told: Tape | None, measured: Tape) -> Predicted:
         """Say how far a prediction is to be believed."""
         if told is not None and _equal(told, measured):
             # What chooses by size and was not asked at this one may have chosen otherwise.
@@ -513,7 +393,7 @@ class _Search:
             depths=tuple(fit.deep),
         )
 
-    def _with_mixed(self, fit: _Fit) -> _Fit:
+    def _with_mixed(self, fit: Interpolant) -> Interpolant:
         """Run one step with all axes changed, and more for the numbers that are no product over the axes."""
         if len(fit.grid) < 2:
             return fit
@@ -539,11 +419,11 @@ class _Search:
             raise _Climb([axis.name for axis in fit.grid], "at other sizes together the step is another")
         return replace(fit, extrapolation=extrapolation.with_tapes(more))
 
-    def _sizes_at(self, fit: _Fit, index: Sequence[int]) -> dict[str, int]:
+    def _sizes_at(self, fit: Interpolant, index: Sequence[int]) -> dict[str, int]:
         deep = {name: axis.start for name, axis in fit.deep.items()}
         return {axis.name: axis.node(step) for axis, step in zip(fit.grid, index, strict=True)} | deep
 
-    def _check_sizes(self, fit: _Fit) -> dict[str, int]:
+    def _check_sizes(self, fit: Interpolant) -> dict[str, int]:
         """Return the largest sizes to hold a fit against: as far as the limits allow, and one step deeper."""
         deep = {name: axis.start + axis.step for name, axis in fit.deep.items()}
         # A line whose last value has borne out its degrees is checked by it; else there has to be one more.
@@ -560,7 +440,7 @@ class _Search:
         needed = peak_bytes(tape) + static_bytes(tape)
         return needed <= self._limits.bytes and tape.sum_of("flops") <= self._limits.flops
 
-    def _result(self, tape: Tape, fit: _Fit | None = None, **found: Any) -> Predicted:
+    def _result(self, tape: Tape, fit: Interpolant | None = None, **found: Any) -> Predicted:
         def is_of_fit(sizes: Sizes) -> bool:
             return fit is not None and all(sizes[name] == self._target[name] for name in self._held)
 

@@ -13,10 +13,11 @@ from rematbench.errors import PlacementError
 from rematbench.placement.goal import Goal
 from rematbench.placement.placement import PLAIN, Placement
 from rematbench.predicting.fitting import Question, fit
+from rematbench.predicting.interpolant import Sizes
 from rematbench.predicting.planning import PredictedPlanner
 from rematbench.predicting.prediction import Predictor, sentence_of
 from rematbench.predicting.sampling import Resolve
-from rematbench.predicting.search import Predicted, PredictionError, Sizes
+from rematbench.predicting.search import Predicted, PredictionError
 from rematbench.records.fitting import FittedPlacement
 from rematbench.records.measurement import Measurement, PlanFacts, Status
 from rematbench.running.protocol import FitOrder, Fitted, InspectOrder, JobOrder, Measured, ResidentOrder, WhyOrder
