@@ -307,7 +307,7 @@ class _Search:
         return (peak_bytes(line[-1]) + static_bytes(line[-1])) * share <= self._limits.bytes
 
     def _fitted_and_checked(self) -> tuple[Interpolant, Predicted]:
-        """Interpolant what was run and hold it against a further run; again without a kernel that is not to be asked."""
+        """Fit what was run and hold it against a further run; again without a kernel that is not to be asked."""
         while True:
             known = set(self._choosy)
             fit = self._with_mixed(self._fitted())
