@@ -68,8 +68,9 @@ def test_predicted_rows_are_those_of_a_run_at_that_size(rematbench: Rematbench, 
 
 def test_the_answer_of_a_fit_is_said_kept_and_gone_on_with(rematbench: Rematbench, folder: Path) -> None:
     asked = ("fit", "net.py:build", "--vary", "batch", "--memory", "4MiB", "--run", "fit", "--device", "cpu")
-    done = rematbench(*asked, "--placement", "each")
+    done = rematbench(*asked, "--placement", "each", "--png", "fit.png")
     assert done.returncode == 0, done.stderr
+    assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
     kept = json.loads((folder / "fit" / "fit.json").read_text())
     by_name = {fitted["placement"]: fitted for fitted in kept["placements"]}
     assert set(by_name) == {"none", "each"}

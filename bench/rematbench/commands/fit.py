@@ -10,6 +10,7 @@ import typer
 
 from rematbench.commands.console import err, say
 from rematbench.commands.measuring import as_settings, interruptible, opened_run
+from rematbench.commands.report import with_ending
 from rematbench.errors import StorageError, SuiteError, shown
 from rematbench.reading import read_text
 from rematbench.records.fitting import Fit, FittedPlacement
@@ -39,12 +40,15 @@ def fit(
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value.")] = None,
     run: Annotated[Path | None, typer.Option(help="The run's folder; results/fit-<timestamp> by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the fit that --run was interrupted in.")] = False,
+    png: Annotated[Path | None, typer.Option(help="Draw what is needed by the size, as a PNG.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="The same as an SVG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
 ) -> None:
     """Find the largest value of a size that fits into a memory, from small steps; run it where that can be done here.
 
     Exits with 0 when every placement has an answer, 1 when some have none, 2 for a usage error.
     """
+    pictures = [with_ending(path, suffix) for path, suffix in ((png, ".png"), (svg, ".svg")) if path]
     sizes = parse_sizes(at or ())
     if vary in sizes:
         raise SuiteError(f"--vary {vary}: it is held by --at {vary}={sizes[vary]}; leave one of them out")
@@ -73,10 +77,17 @@ def fit(
             ProgressWatcher(err, len(names), timed=False) as watcher,
         ):
             fit_suite(suite, store, Path.cwd(), watcher, order, left, found.keep)
+    if pictures:
+        from rematbench.reporting.fit_picture import write_fit_picture  # matplotlib takes a second
+
+        for path in pictures:
+            write_fit_picture(found.fit, path)
     if as_json:
         print(found.fit.model_dump_json(indent=2))
     else:
         say(f"{table(found.fit)}\n{answer(found.fit)}\nkept in {found.path}")
+        for path in pictures:
+            say(f"drawn in {path}")
     if any(fitted.value is None for fitted in found.fit.placements):
         raise typer.Exit(1)
 
