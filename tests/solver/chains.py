@@ -9,10 +9,13 @@ from rematbench.solver.chain import Choice, Unit, UnitChain
 SMALL = st.integers(0, 12)
 """Costs are whole numbers, so that sums are exact in any order."""
 
+FURTHER = st.integers(-4, 8)
+"""What a real step has more, or less, than its units one by one add up to."""
+
 
 @st.composite
 def chains(draw: st.DrawFn, *, most: int = 5) -> UnitChain:
-    """Up to `most` units: bypassing tensors, boundaries no region may span, selective choices, fixed bytes."""
+    """Up to `most` units: bypassing tensors, boundaries no region may span, selective choices, what is in between."""
     count = draw(st.integers(1, most))
     values: list[set[int]] = [set() for _ in range(count + 1)]
     tensors = draw(st.integers(1, count + 3))
@@ -30,6 +33,8 @@ def chains(draw: st.DrawFn, *, most: int = 5) -> UnitChain:
             draw(units(at, values[at] | values[at + 1], apart=not at or not joins[at - 1])) for at in range(count)
         ),
         region_cost=float(draw(st.sampled_from([0, 0, 1, 5]))),
+        rerun_bytes=draw(st.sampled_from([0, 0, 3])),
+        further_bytes=tuple(draw(FURTHER) for _ in values) if draw(st.booleans()) else (),
     )
 
 
@@ -48,6 +53,9 @@ def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
         rerun_cost=float(draw(st.integers(0, forward))),
         parameter_gradient_bytes=draw(SMALL),
         fixed_bytes=draw(SMALL) if apart else 0,
+        passing_bytes=draw(FURTHER),
+        before_bytes=draw(st.sampled_from([0, 0, 10, 30])),
+        after_bytes=draw(st.sampled_from([0, 0, 20, 60])),
         can_be_region=can_be_region,
         begins=begins,
         choices=tuple(
@@ -56,6 +64,7 @@ def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
                 saved_bytes=draw(SMALL),
                 saved_tensors=draw(kept),
                 forward_peak_bytes=draw(SMALL),
+                rerun_peak_bytes=draw(st.none() | SMALL),
                 backward_peak_bytes=draw(SMALL),
                 recompute_cost=float(draw(SMALL)) if number else 0.0,
                 nests=nested,

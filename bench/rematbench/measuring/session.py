@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+from torch import nn
 
 from rematbench.measuring.equality import Outcome, compare, outcome_of, sharing, unsteadiness
 from rematbench.measuring.flops import REFUSAL, FlopCount, FlopMeter
@@ -20,7 +21,7 @@ from rematbench.placement.placement import Placement, Region
 from rematbench.placing.apply import applied
 from rematbench.placing.containers import is_compiled
 from rematbench.placing.outline import outline
-from rematbench.placing.parts import marked
+from rematbench.placing.parts import Mark, marked
 from rematbench.placing.recorded import record
 from rematbench.records.measurement import Equality, Flops, Memory
 from rematbench.traces.replay import Reading
@@ -30,6 +31,7 @@ from rematbench.workload.building import static_bytes
 from rematbench.workload.devices import clock_for, is_accelerator
 from rematbench.workload.step import Workload, clear_gradients, training_step
 
+Marking = Callable[[nn.Module, Mark], AbstractContextManager[None]]
 PASSES = 2
 MORE_PLAIN_STEPS = 3
 """So many plain steps more tell the noise of a model whose first two differ, or that runs on an accelerator.
@@ -185,9 +187,12 @@ class Session:
             self._readings[key] = self._metered(placement, every)
         return self._readings[key]
 
-    def trace(self, placement: Placement) -> AllocationTrace | None:
-        """Return what one step under a placement allocated and freed; None where the meter cannot tell."""
-        with applied(self.workload.module, placement), marked(self.workload.module, self._meter.block):
+    def trace(self, placement: Placement, marking: Marking = marked) -> AllocationTrace | None:
+        """Return what one step under a placement allocated and freed; None where the meter cannot tell.
+
+        `marking(model, mark)` marks what the trace is to tell apart; calls of the model's parts, unless told.
+        """
+        with applied(self.workload.module, placement), marking(self.workload.module, self._meter.block):
             self.fresh()
             training_step(self.workload)
             return self._read().trace

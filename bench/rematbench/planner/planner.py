@@ -21,6 +21,7 @@ from rematbench.placement.outline import Outline
 from rematbench.placement.placement import PLAIN, Placement, Region
 from rematbench.placing.batch_norm import batch_norms
 from rematbench.planner.by_hand import by_hand, in_units
+from rematbench.planner.bytes_in_step import metered_in_step
 from rematbench.planner.ckptplan import regions_by_ckptplan
 from rematbench.planner.in_step import timed_in_step
 from rematbench.planner.profile import BEGINNING, Profile
@@ -82,7 +83,9 @@ class Planner:
         if self._given is not None:
             return self._given
         self._session.fresh()
-        return profile(self._session.workload, self._device, self._at, plain_peak_bytes=self._session.plain_peak_bytes)
+        plain_peak_bytes = self._session.plain_peak_bytes
+        found = profile(self._session.workload, self._device, self._at, plain_peak_bytes=plain_peak_bytes)
+        return found if plain_peak_bytes is None else metered_in_step(found, self._session)
 
     @cached_property
     def _timed(self) -> Profile:
@@ -117,7 +120,7 @@ class Planner:
             self._not_profiled = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             return self._chosen_by_hand(goal, self._budget(goal, static, ()), static)
         budget = self._budget(goal, static, schedules)
-        predicted = [self.predicted_peak_bytes(schedule) for schedule in schedules]
+        predicted = [schedule.peak_bytes for schedule in schedules]
         fitting = _Search(predicted, budget, lambda at: self._peak_within(schedules[at], budget))
         at = fitting.best()
         if at is None:
@@ -128,12 +131,12 @@ class Planner:
             minimise=goal.minimise,
             budget_bytes=budget,
             budget_of=goal.budget_of,
-            predicted_peak_bytes=self.predicted_peak_bytes(chosen),
+            predicted_peak_bytes=chosen.peak_bytes,
             measured_peak_bytes=int(self.measured_peak_bytes(chosen)),
             predicted_cost=chosen.cost,
             bound_cost=least_cost(chain, budget) if len(chain.units) <= LONG else None,
             bound_peak_bytes=least_working_set_bytes(chain),
-            least_peak_bytes=self.predicted_peak_bytes(schedules[0]),
+            least_peak_bytes=schedules[0].peak_bytes,
             plain_cost=sum(unit.forward_cost for unit in chain.units),
             predicted_ratio=self._predicted_ratio(goal, chosen),
             tries=fitting.tries + more_tries,
@@ -244,16 +247,6 @@ class Planner:
         if math.inf in (least, most):
             raise PlacementError(f"{goal.name}: an end of the frontier cannot be run: {self._last_refusal}")
         return int(least) + (int(most) - int(least)) * (k - 1) // max(1, n - 1)
-
-    def predicted_peak_bytes(self, schedule: Schedule) -> int:
-        """Return the peak, with the random states that regions inside others hold from the first forward on."""
-        inside, end = 0, 0  # of the outermost region reached: regions nest or are apart
-        for region in sorted(schedule.regions, key=lambda region: (region.start, -region.stop, region.save != NOTHING)):
-            if region.stop <= end:
-                within = 1 if region.save == NOTHING else len(self.profile.units[region.start].way(region.save).inside)
-                inside += within
-            end = max(end, region.stop)
-        return schedule.peak_bytes + inside * self.profile.region_bytes
 
     def measured_peak_bytes(self, schedule: Schedule) -> float:
         """Return the peak of a step under it, metered once a session; infinite where it cannot be run."""

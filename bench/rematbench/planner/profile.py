@@ -32,7 +32,7 @@ class Way:
             name of its own.
         saved_bytes: allocated by the forward and there after it; boundary tensors are left out.
         saved: the boundary tensors among the unit's inputs and outputs that it saves.
-        forward_peak_bytes, backward_peak_bytes: as in `Choice`.
+        forward_peak_bytes, rerun_peak_bytes, backward_peak_bytes: as in `Choice`.
         recompute_s, recompute_flops: what backward redoes.
         inside: regions over parts of the unit, their paths from the unit's module on; none for one over all of it.
     """
@@ -41,6 +41,7 @@ class Way:
     saved_bytes: int
     saved: frozenset[int] = frozenset()
     forward_peak_bytes: int
+    rerun_peak_bytes: int | None = None
     backward_peak_bytes: int
     recompute_s: float = 0.0
     recompute_flops: int = 0
@@ -63,9 +64,11 @@ class UnitProfile:
         ways: how it can be run, the plain way first.
         forward_bytes: peak of a forward that saves nothing.
         rerun_s, rerun_flops: of a forward up to its last saved tensor.
-        between_bytes: saved by what runs between the unit before and this one.
+        between_bytes: saved by what runs between units, from this unit on: from where it runs, or where an earlier
+            unit has made what it saves, which nobody lets go of until then.
         lasting_bytes: outputs of the model that the unit before made. They are there to the end of the step, so that
             they count from this unit's backward on, when the unit before may have given up its own hold on them.
+        passing_bytes, before_bytes, after_bytes: as in `Unit`; found in a real step.
         can_be_region: whether one call can be checkpointed.
         begins: whether a region may begin with it.
         refusals: why not, by what a region over the unit would save, or by `BEGINNING`: in torch's words, or the user's
@@ -88,6 +91,9 @@ class UnitProfile:
     parameter_gradient_bytes: int
     between_bytes: int = 0
     lasting_bytes: int = 0
+    passing_bytes: int = 0
+    before_bytes: int = 0
+    after_bytes: int = 0
     can_be_region: bool = True
     begins: bool = True
     refusals: Mapping[str, str] = field(default_factory=dict)
@@ -109,17 +115,21 @@ class Profile:
 
     Attributes:
         tensor_bytes, tensor_gradient_bytes: of the boundary tensors, by number.
+        between: those that what runs between units saves; their bytes are among `between_bytes`.
         region_bytes: what a region keeps besides its input, such as the random state.
         region_s: what a region takes besides what it runs again.
         step_s: what the plain step took when the seconds of the units were found in it; None if they were not.
+        further_bytes: as in `UnitChain`; found in a real step, empty where there was none.
     """
 
     units: tuple[UnitProfile, ...]
     tensor_bytes: tuple[int, ...]
     tensor_gradient_bytes: tuple[int, ...]
+    between: frozenset[int] = frozenset()
     region_bytes: int
     region_s: float = 0.0
     step_s: float | None = None
+    further_bytes: tuple[int, ...] = ()
 
     def chain(self, objective: Objective) -> UnitChain:
         """Return the cost model, costs in seconds or in FLOPs.
@@ -130,15 +140,21 @@ class Profile:
         values = [frozenset(self._live(boundary)) | {tensors + boundary} for boundary in range(count)]
         values.append(frozenset(self._live(count)))
         return UnitChain(
-            tensor_bytes=(*self.tensor_bytes, *[self.region_bytes] * count),
+            tensor_bytes=(
+                *(0 if tensor in self.between else size for tensor, size in enumerate(self.tensor_bytes)),
+                *[self.region_bytes] * count,
+            ),
             tensor_gradient_bytes=(*self.tensor_gradient_bytes, *[0] * count),
             values=tuple(values),
             units=tuple(
-                self._unit(unit, before | after, objective)
-                for unit, before, after in zip(self.units, values, values[1:], strict=False)
+                self._unit(unit, before | after, unit.inputs | {tensors + at}, objective)
+                for at, (unit, before, after) in enumerate(zip(self.units, values, values[1:], strict=False))
             ),
             joins=tuple(unit.follows and not unit.between_bytes for unit in self.units[1:]),
             region_cost=self.region_s if objective == "time" else 0.0,
+            rerun_bytes=self.region_bytes,
+            nested_bytes=self.region_bytes,
+            further_bytes=self.further_bytes,
         )
 
     def _live(self, boundary: int) -> set[int]:
@@ -148,7 +164,7 @@ class Profile:
         first = self.units[boundary].inputs if boundary < len(self.units) else set()
         return (before | first) & later
 
-    def _unit(self, unit: UnitProfile, live: frozenset[int], objective: Objective) -> Unit:
+    def _unit(self, unit: UnitProfile, live: frozenset[int], inputs: frozenset[int], objective: Objective) -> Unit:
         """Return a unit's costs; `live` are the tensors of the values that go into it and come out of it."""
         seconds = objective == "time"
         forward = unit.forward_s if seconds else float(unit.forward_flops)
@@ -161,21 +177,27 @@ class Profile:
             rerun_cost=min(forward, unit.rerun_s if seconds else float(unit.rerun_flops)),
             parameter_gradient_bytes=unit.parameter_gradient_bytes + unit.lasting_bytes,
             fixed_bytes=unit.between_bytes,
+            passing_bytes=unit.passing_bytes,
+            before_bytes=unit.before_bytes,
+            after_bytes=unit.after_bytes,
             can_be_region=unit.can_be_region,
             begins=unit.begins,
+            inputs=inputs,
         )
 
     def _choice(self, way: Way, live: frozenset[int], seconds: bool) -> Choice:
         # An output that goes into no later unit travels in no value, and yet is held where it is saved: attention's
         # weights, say, which most loops drop.
-        own_bytes = sum(self.tensor_bytes[tensor] for tensor in way.saved - live)
+        own_bytes = sum(self.tensor_bytes[tensor] for tensor in way.saved - live - self.between)
         return Choice(
             save=way.save,
             saved_bytes=way.saved_bytes + own_bytes,
             saved_tensors=way.saved & live,
             forward_peak_bytes=way.forward_peak_bytes,
+            rerun_peak_bytes=way.rerun_peak_bytes,
             backward_peak_bytes=way.backward_peak_bytes,
             recompute_cost=way.recompute_s if seconds else float(way.recompute_flops),
             holds_input=not way.inside,
             nests=way.nests,
+            regions=len(way.inside),
         )

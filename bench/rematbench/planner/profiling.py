@@ -418,10 +418,10 @@ class _Profiler:
         """Return what was measured, once the forward is over."""
         outputs = self._tensors.numbers(pytree.tree_leaves(output))
         sizes = self._tensors.bytes
+        makers = {number: at for at, unit in enumerate(self.units) for number in unit.outputs - unit.inputs}
         between = Counter[int]()
         for number, (_, at) in self._between.items():
-            between[at] += sizes[number]
-        makers = {number: at for at, unit in enumerate(self.units) for number in unit.outputs - unit.inputs}
+            between[min(at, makers.get(number, at) + 1)] += sizes[number]
         lasting = Counter[int]()
         for number in outputs:
             lasting[makers.get(number, len(self.units) - 2) + 1] += sizes[number]
@@ -430,7 +430,8 @@ class _Profiler:
             units=tuple(
                 replace(unit, between_bytes=between[at], lasting_bytes=lasting[at]) for at, unit in enumerate(units)
             ),
-            tensor_bytes=tuple(0 if number in self._between else size for number, size in enumerate(sizes)),
+            tensor_bytes=tuple(sizes),
+            between=frozenset(self._between),
             tensor_gradient_bytes=tuple(self._tensors.gradient_bytes),
             region_bytes=self._meter.region_bytes,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -36,6 +36,7 @@ class SavedTensors:
         needing: positions of the outputs that require a gradient; `gradient_bytes` are of these gradients.
         new_bytes: of the storages that the call returns and made itself; `new_saved_bytes` of those that are saved.
         early_share: how much of the call is over when the last tensor is saved.
+        count: how many tensors are saved, one as often as it is.
     """
 
     inputs: tuple[int, ...]
@@ -46,6 +47,11 @@ class SavedTensors:
     new_bytes: int
     new_saved_bytes: int
     early_share: float
+    count: int
+
+
+class _AllSaved(Exception):
+    """Ends a forward at the last tensor that it saves."""
 
 
 class UnitMeter:
@@ -92,6 +98,27 @@ class UnitMeter:
         with self.undisturbed(call):
             return self._meter.read(step).peak_bytes
 
+    def read_rerun(self, call: UnitCall, saved: SavedTensors) -> int:
+        """Return the peak of a forward up to the last tensor it saves, where torch ends a recomputation.
+
+        What comes after that, as the last product of a block and its sum with the skip, may be the peak of a forward.
+        """
+        left = saved.count
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise _AllSaved
+            return tensor.detach()
+
+        def step(phases: Phases) -> None:
+            with phases("forward"), suppress(_AllSaved), saved_tensors_hooks(pack, as_saved):
+                call.forward(*call.fresh_leaves())
+
+        with self.undisturbed(call):
+            return self._meter.read(step).peak_bytes
+
     def read_backward(self, loss: torch.Tensor) -> int:
         """Return the peak of a backward from a loss to where its graph ends; 0 where there is none."""
 
@@ -108,10 +135,11 @@ class UnitMeter:
     def saved(self, call: UnitCall) -> SavedTensors:
         """Return what autograd saves, as it hands it to the hooks for saved tensors."""
         storages: set[int] = set()
-        last = 0.0
+        last, saves = 0.0, 0
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
-            nonlocal last
+            nonlocal last, saves
+            saves += 1
             storages.add(storage_key(tensor))
             last = self._clock()
             # Packing a unit's output as itself would tie a knot: the tensor holds its graph, and that the tensor.
@@ -137,6 +165,7 @@ class UnitMeter:
             new_bytes=sum(new.values()),
             new_saved_bytes=sum(size for storage, size in new.items() if storage in storages),
             early_share=min(1.0, max(0.0, last - start) / max(stop - start, 1e-12)),
+            count=saves,
         )
 
     def forward_s(self, call: UnitCall) -> float:

@@ -74,6 +74,8 @@ def measure_unit(
     forward_flops, plain_flops = meter.flops(call)
     plain = _plain_way(meter, call, saved, "everything")
     gradient_bytes = tuple(call.gradient_bytes)
+    if saved.count and call.members:
+        plain = replace(plain, way=replace(plain.way, rerun_peak_bytes=meter.read_rerun(call, saved)))
     refusals: dict[str, str] = {}
     rerun_flops = 0
     ways = [plain]

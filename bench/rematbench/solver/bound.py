@@ -26,7 +26,7 @@ def least_working_set_bytes(chain: UnitChain) -> int:
     needs = [at.gradients[0]]
     for number, unit in enumerate(chain.units):
         peaks = [choice.forward_peak_bytes for choice in unit.choices] + [unit.forward_bytes] * unit.can_be_region
-        needs.append(fixed[number] + chain.bytes_of(chain.values[number]) + min(peaks))
+        needs.append(fixed[number] + chain.bytes_of(chain.values[number]) + min(peaks) + unit.passing_bytes)
         backward = min(
             at.unit_held(number, index, frozenset()) + choice.backward_peak_bytes
             for index, choice in enumerate(unit.choices)

@@ -58,13 +58,25 @@ class Lookups:
     @cached_property
     def region_peaks(self) -> list[Array]:
         """The forward peaks of the regions in `stops`, above what is held with their input charged."""
-        return [self._region_peaks(start) for start in range(len(self.chain.units))]
+        return [self._region_peaks(start, first_run=False) for start in range(len(self.chain.units))]
 
-    def _region_peaks(self, start: int) -> Array:
+    @cached_property
+    def first_region_peaks(self) -> list[Array]:
+        """The same in the forward itself, at depth 0."""
+        if not any(unit.passing_bytes for unit in self.chain.units):
+            return self.region_peaks
+        return [self._region_peaks(start, first_run=True) for start in range(len(self.chain.units))]
+
+    def _region_peaks(self, start: int, *, first_run: bool) -> Array:
         chain, stops = self.chain, self.stops[start]
         inside = range(start, int(stops[-1]) if len(stops) else start)
         first = chain.values[start]
-        each = [chain.bytes_of(chain.values[at] - first) + chain.units[at].forward_bytes for at in inside]
+        each = [
+            chain.bytes_of(chain.values[at] - first)
+            + chain.units[at].forward_bytes
+            + (chain.units[at].passing_bytes if first_run else 0)
+            for at in inside
+        ]
         return np.maximum.accumulate(np.array(each, np.int64))[stops - start - 1]
 
     @cached_property
