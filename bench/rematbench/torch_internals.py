@@ -44,6 +44,7 @@ __all__ = [
     "flop_formulas",
     "has_hooks",
     "inductor_backend",
+    "outside_autocast",
     "parameters_of",
     "profiled",
     "pytree",
@@ -205,6 +206,29 @@ def without_dispatch() -> AbstractContextManager[Any]:
     A guard of torch's C++ (torch/csrc/utils/python_dispatch.cpp); the modes themselves can only be popped.
     """
     return torch._C._DisableTorchDispatch()
+
+
+@contextmanager
+def outside_autocast(device: torch.device) -> Iterator[None]:
+    """Run as after the end of every `torch.autocast` that is in force, as backward does; they are in force again after.
+
+    What they have cast is forgotten. How deep they nest (torch/amp/autocast_mode.py) decides whether one that is opened
+    inside, as by a recomputation, forgets what it has cast at its end.
+    """
+    kinds = [kind for kind in dict.fromkeys(("cpu", device.type)) if torch.is_autocast_enabled(kind)]
+    depth = torch.autocast_increment_nesting() - 1
+    for _ in range(depth + 1):
+        torch.autocast_decrement_nesting()
+    try:
+        for kind in kinds:
+            torch.set_autocast_enabled(kind, False)
+        torch.clear_autocast_cache()
+        yield
+    finally:
+        for _ in range(depth):
+            torch.autocast_increment_nesting()
+        for kind in kinds:
+            torch.set_autocast_enabled(kind, True)
 
 
 # --- modules ------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class Way:
         saved_bytes: allocated by the forward and there after it; boundary tensors are left out.
         saved: the boundary tensors among the unit's inputs and outputs that it saves.
         forward_peak_bytes, rerun_peak_bytes, backward_peak_bytes: as in `Choice`.
+        lingering_bytes: as in `Choice`.
         recompute_s, recompute_flops: what backward redoes.
         inside: regions over parts of the unit, their paths from the unit's module on; none for one over all of it.
     """
@@ -43,6 +44,7 @@ class Way:
     forward_peak_bytes: int
     rerun_peak_bytes: int | None = None
     backward_peak_bytes: int
+    lingering_bytes: int = 0
     recompute_s: float = 0.0
     recompute_flops: int = 0
     inside: tuple[Region, ...] = ()
@@ -62,6 +64,8 @@ class UnitProfile:
         chain, position: the container it is a block of, and where in it; None and -1 outside chains.
         inputs, outputs: the boundary tensors that go in and come out, by number.
         ways: how it can be run, the plain way first.
+        cast_bytes: kept by autocast, until it ends, of what it casts in a forward that saves nothing; None where none
+            is in force.
         forward_bytes: peak of a forward that saves nothing.
         rerun_s, rerun_flops: of a forward up to its last saved tensor.
         between_bytes: saved by what runs between units, from this unit on: from where it runs, or where an earlier
@@ -83,6 +87,7 @@ class UnitProfile:
     inputs: frozenset[int]
     outputs: frozenset[int]
     ways: tuple[Way, ...]
+    cast_bytes: int | None = None
     forward_bytes: int
     forward_s: float
     forward_flops: int
@@ -183,6 +188,8 @@ class Profile:
             can_be_region=unit.can_be_region,
             begins=unit.begins,
             inputs=inputs,
+            lingering_bytes=unit.cast_bytes or 0,
+            with_lingering=unit.cast_bytes is not None,
         )
 
     def _choice(self, way: Way, live: frozenset[int], seconds: bool) -> Choice:
@@ -196,6 +203,7 @@ class Profile:
             forward_peak_bytes=way.forward_peak_bytes,
             rerun_peak_bytes=way.rerun_peak_bytes,
             backward_peak_bytes=way.backward_peak_bytes,
+            lingering_bytes=way.lingering_bytes,
             recompute_cost=way.recompute_s if seconds else float(way.recompute_flops),
             holds_input=not way.inside,
             nests=way.nests,

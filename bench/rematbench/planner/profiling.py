@@ -386,6 +386,7 @@ class _Profiler:
                 inputs=self._tensors.numbers(leaves),
                 outputs=output_numbers,
                 ways=tuple(ways),
+                cast_bytes=costs.cast_bytes,
                 forward_bytes=costs.forward_bytes,
                 forward_s=costs.forward_s,
                 forward_flops=costs.forward_flops,

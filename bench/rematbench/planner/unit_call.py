@@ -14,7 +14,7 @@ from torch import nn
 from rematbench.measuring.state import State
 from rematbench.placing.checkpointing import Checkpointer, checkpointer
 from rematbench.planner.profile import region_of
-from rematbench.torch_internals import storage_key
+from rematbench.torch_internals import outside_autocast, storage_key
 from rematbench.workload.step import Phases, Workload
 
 
@@ -137,10 +137,18 @@ class UnitCall:
         with as_unit_error():
             return checkpointed(self.forward, leaves, {}) if checkpointed else self.forward(*leaves)
 
-    def step(self, phases: Phases, checkpointed: Checkpointer | None = None, *, holding: bool = False) -> None:
+    def step(
+        self,
+        phases: Phases,
+        checkpointed: Checkpointer | None = None,
+        *,
+        holding: bool = False,
+        casts: bool = False,
+    ) -> None:
         """Run forward and backward, as `checkpointed` does if it is given; gradients are dropped at the end.
 
-        Outputs are dropped right after forward unless `holding`, so that only what backward needs is there.
+        Outputs are dropped right after forward unless `holding`, so that only what backward needs is there; and so are
+        the copies that autocast keeps unless `casts`. Backward runs outside of the model's autocast, as in a real step.
 
         Raises:
             UnitError: the unit or torch raised.
@@ -152,7 +160,9 @@ class UnitCall:
                 end = _EndUnit.apply(*_differentiable(outputs))  # type: ignore[no-untyped-call]
                 held = outputs if holding else ()
                 del outputs
-            with phases("backward"):
+                if not casts:
+                    torch.clear_autocast_cache()
+            with phases("backward"), outside_autocast(end.device):
                 del held
                 if end.requires_grad:
                     with as_unit_error():

@@ -17,7 +17,7 @@ from rematbench.measuring.meter import Meter, grain_bytes, meter_for
 from rematbench.placing.calls import versions, written_since
 from rematbench.placing.checkpointing import Checkpointer
 from rematbench.planner.unit_call import UnitCall, as_saved, as_unit_error, needs_gradient
-from rematbench.torch_internals import storage_key
+from rematbench.torch_internals import outside_autocast, storage_key
 from rematbench.traces.replay import Reading
 from rematbench.workload.devices import clock_for, is_accelerator
 from rematbench.workload.step import Phases, unmarked
@@ -73,20 +73,35 @@ class UnitMeter:
 
     @contextmanager
     def undisturbed(self, call: UnitCall) -> Iterator[None]:
-        """Put back what a run of the unit changes, on leaving."""
+        """Put back what a run of the unit changes, on leaving; nothing is cast yet by autocast, and nothing after."""
         start = call.start_on(self._device)
+        torch.clear_autocast_cache()
         try:
             yield
         finally:
+            torch.clear_autocast_cache()
             start.restore()
 
-    def read(self, call: UnitCall, checkpointed: Checkpointer | None = None, *, holding: bool = False) -> Reading:
-        """Return what a step allocates."""
-        with self.undisturbed(call):
-            return self._meter.read(lambda phases: call.step(phases, checkpointed, holding=holding))
+    @property
+    def in_autocast(self) -> bool:
+        """Whether autocast is in force, which keeps what it has cast until it ends."""
+        kinds = {"cpu", self._device.type}
+        return torch.is_autocast_cache_enabled() and any(map(torch.is_autocast_enabled, kinds))
 
-    def read_unsaved(self, call: UnitCall) -> int:
-        """Return the peak of a forward that saves nothing, as inside a region.
+    def read(
+        self,
+        call: UnitCall,
+        checkpointed: Checkpointer | None = None,
+        *,
+        holding: bool = False,
+        casts: bool = False,
+    ) -> Reading:
+        """Return what a step allocates; `holding` and `casts` as in `UnitCall.step`."""
+        with self.undisturbed(call):
+            return self._meter.read(lambda phases: call.step(phases, checkpointed, holding=holding, casts=casts))
+
+    def read_unsaved(self, call: UnitCall) -> Reading:
+        """Return what a forward allocates that saves nothing, as inside a region; held is what autocast keeps.
 
         Under `no_grad` a unit might go another way; with hooks that let go of what they are given it goes its own.
         """
@@ -96,7 +111,7 @@ class UnitMeter:
                 call.run(call.fresh_leaves())
 
         with self.undisturbed(call):
-            return self._meter.read(step).peak_bytes
+            return self._meter.read(step)
 
     def read_rerun(self, call: UnitCall, saved: SavedTensors) -> int:
         """Return the peak of a forward up to the last tensor it saves, where torch ends a recomputation.
@@ -207,7 +222,7 @@ class UnitMeter:
                     leaves[at].register_hook(lambda gradient, at=at: found.update({f"input {at}": _copy(gradient)}))
                 outputs = call.run(leaves, checkpointed)
                 ends = [output for output in outputs if needs_gradient(output)]
-                with as_unit_error():
+                with outside_autocast(self._device), as_unit_error():
                     torch.autograd.backward(ends, [_uneven(output) for output in ends])
                 named = {name: own for member in call.members for name, own in member.named_parameters()}
                 buffers = {name: own for member in call.members for name, own in member.named_buffers()}

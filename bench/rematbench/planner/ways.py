@@ -38,12 +38,14 @@ class UnitCosts:
     Attributes:
         ways: how it can be run, the plain way first.
         forward_bytes, forward_s, forward_flops, rerun_flops, refusals: as in `UnitProfile`.
+        cast_bytes: kept by autocast of what it has cast in a forward that saves nothing; None outside of autocast.
         gradient_bytes: what the gradient of each input that requires one holds, by its position among the leaves.
     """
 
     saved: SavedTensors
     ways: tuple[MeasuredWay, ...]
     gradient_bytes: Mapping[int, int]
+    cast_bytes: int | None
     forward_bytes: int
     forward_s: float
     forward_flops: int
@@ -96,11 +98,14 @@ def measure_unit(
                 ways.append(found)
     if saved.needing and call.members:
         ways += _ways_inside(meter, call, insides, plain, plain_flops)
+    unsaved = meter.read_unsaved(call)
+    cast_bytes = unsaved.held_bytes if meter.in_autocast else None
     return UnitCosts(
         saved=saved,
-        ways=tuple(ways),
+        ways=tuple(_with_casts(meter, call, found, cast_bytes) for found in ways) if cast_bytes else tuple(ways),
+        cast_bytes=cast_bytes,
         gradient_bytes=dict(zip(call.needing, gradient_bytes, strict=False)),
-        forward_bytes=meter.read_unsaved(call),
+        forward_bytes=unsaved.peak_bytes,
         forward_s=meter.forward_s(call),
         forward_flops=forward_flops,
         rerun_flops=rerun_flops,
@@ -173,6 +178,18 @@ def _plain_way(meter: UnitMeter, call: UnitCall, saved: SavedTensors, name: str)
         backward_peak_bytes=_backward_peak(reading, saved),
     )
     return MeasuredWay(way=way, inputs=saved.inputs, outputs=saved.outputs)
+
+
+def _with_casts(meter: UnitMeter, call: UnitCall, found: MeasuredWay, cast_bytes: int) -> MeasuredWay:
+    """Say what autocast keeps of a unit beside what the unit itself saves."""
+    if found.way.save == "everything":
+        lingering = meter.read(call, casts=True).held_bytes - meter.read(call).held_bytes
+    elif found.way.inside:
+        with applied(call.members[0], Placement(name=found.way.save, regions=found.way.inside)):
+            lingering = meter.read(call, casts=True).held_bytes - meter.read(call).held_bytes
+    else:
+        lingering = cast_bytes
+    return replace(found, way=replace(found.way, lingering_bytes=lingering))
 
 
 def _selective_way(meter: UnitMeter, call: UnitCall, save: str, saved: SavedTensors, plain_flops: int) -> MeasuredWay:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Choice:
             is as much.
         backward_peak_bytes: the most its backward needs above what is live when it begins, which is what it saved
             and the gradients of its output.
+        lingering_bytes: what else lingers in the forward after it, as copies that autocast keeps until it ends.
         recompute_cost: what its backward redoes; 0 for the plain choice.
         holds_input: whether it holds the whole value that goes in; the plain choice never does.
         nests: whether it may stand inside another region; the plain choice always may.
@@ -38,6 +40,7 @@ class Choice:
     forward_peak_bytes: int
     rerun_peak_bytes: int | None = None
     backward_peak_bytes: int
+    lingering_bytes: int = 0
     recompute_cost: float = 0.0
     holds_input: bool = True
     nests: bool = False
@@ -65,6 +68,9 @@ class Unit:
         after_bytes: the most that is live, gradients included, above what is held once its backward is over, before
             the one of the unit before begins.
         can_be_region: whether a region may cover it.
+        lingering_bytes: as in `Choice`, where a region runs it that saves nothing.
+        with_lingering: whether what lingers of earlier units is still there when it first runs. The search for
+            schedules takes every unit to be run plainly in this, their figures do not.
         inputs: the tensors that go into it, of the value before it; None for all of them. What only passes by is no
             input of a region over the unit. The search for schedules takes it for one, their figures do not.
         begins: whether a region may begin with it; not one that changes its input in place, which a region over the
@@ -83,6 +89,8 @@ class Unit:
     after_bytes: int = 0
     can_be_region: bool = True
     begins: bool = True
+    lingering_bytes: int = 0
+    with_lingering: bool = False
     inputs: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
@@ -144,6 +152,11 @@ class UnitChain:
     def bytes_of(self, tensors: Iterable[int]) -> int:
         """Return what these tensors take together."""
         return sum(self.tensor_bytes[tensor] for tensor in tensors)
+
+    def lingering_bytes(self) -> list[int]:
+        """Return what lingers of earlier units when each first runs, all of them run plainly."""
+        before = accumulate((unit.choices[0].lingering_bytes for unit in self.units), initial=0)
+        return [size if unit.with_lingering else 0 for unit, size in zip(self.units, before, strict=False)]
 
     def taken(self, start: int, stop: int) -> frozenset[int]:
         """Return the tensors of the value before a run of units that go into one of them."""

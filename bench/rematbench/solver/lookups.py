@@ -34,6 +34,11 @@ class Lookups:
         return [sum(both) for both in zip(list(of_parameters)[::-1], own, strict=True)]
 
     @cached_property
+    def lingering(self) -> list[int]:
+        """What lingers of earlier units when each first runs, by the search's own reckoning."""
+        return self.chain.lingering_bytes()
+
+    @cached_property
     def forward_costs(self) -> Array:
         """The cost of the units before each boundary."""
         return np.concatenate(([0.0], np.cumsum([unit.forward_cost for unit in self.chain.units])))
@@ -63,7 +68,7 @@ class Lookups:
     @cached_property
     def first_region_peaks(self) -> list[Array]:
         """The same in the forward itself, at depth 0."""
-        if not any(unit.passing_bytes for unit in self.chain.units):
+        if not any(self.lingering) and not any(unit.passing_bytes for unit in self.chain.units):
             return self.region_peaks
         return [self._region_peaks(start, first_run=True) for start in range(len(self.chain.units))]
 
@@ -74,7 +79,7 @@ class Lookups:
         each = [
             chain.bytes_of(chain.values[at] - first)
             + chain.units[at].forward_bytes
-            + (chain.units[at].passing_bytes if first_run else 0)
+            + (self.lingering[at] + chain.units[at].passing_bytes if first_run else 0)
             for at in inside
         ]
         return np.maximum.accumulate(np.array(each, np.int64))[stops - start - 1]

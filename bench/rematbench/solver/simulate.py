@@ -84,13 +84,14 @@ class PlainLevel:
 def plain_levels(chain: UnitChain) -> list[PlainLevel]:
     """Return the levels of the plain step by unit."""
     gradients = Lookups(chain=chain, stride=1).gradients
+    lingering = chain.lingering_bytes()
     found: list[PlainLevel] = []
     charged: set[int] = set()
     held = 0
     for at, unit in enumerate(chain.units):
         choice = unit.choices[0]
         before = held
-        start = held + unit.fixed_bytes + chain.bytes_of(chain.values[at] - charged)
+        start = held + unit.fixed_bytes + chain.bytes_of(chain.values[at] - charged) + lingering[at]
         held += unit.fixed_bytes + choice.saved_bytes + chain.bytes_of(choice.saved_tensors - charged)
         charged |= choice.saved_tensors
         found.append(
@@ -180,6 +181,8 @@ class _Walk:
         self.peak_bytes = 0
         self.peak_unit = 0
         self.cost = 0.0
+        self._lingering = chain.lingering_bytes()
+        self.lingering_more = 0  # than in the plain step
         self.todo: list[Callable[[], None]] = []
 
     def step(self, elements: list[_Element]) -> Figures:
@@ -209,23 +212,34 @@ class _Walk:
         fixed = 0 if recomputing else unit.fixed_bytes
         self.held_bytes += fixed
         if not recomputing:
-            self._see(start, self._unheld(start, away) + unit.before_bytes)
+            # Autocast may end between the last unit in it and the next one.
+            in_it = unit.with_lingering or (start > 0 and self.chain.units[start - 1].with_lingering)
+            lingering = self._lingering[start] + (self.lingering_more if in_it else 0)
+            self._see(start, self._unheld(start, away) + lingering + unit.before_bytes)
         if (choice := element.choice) is not None:
             peak = choice.forward_peak_bytes
             if last and choice.rerun_peak_bytes is not None:
                 peak = choice.rerun_peak_bytes
-            self._see(start, gradients + self._unheld(start, away) + peak + (0 if recomputing else unit.passing_bytes))
+            passing = 0 if recomputing else self._passing(start)
+            self._see(start, gradients + passing + self._unheld(start, away) + peak)
             self.cost += (unit.rerun_cost if last else unit.forward_cost) if recomputing else 0.0
+            self.lingering_more += choice.lingering_bytes - unit.choices[0].lingering_bytes
             whole = choice.holds_input and choice is not unit.choices[0]
             tensors = choice.saved_tensors | (chain.taken(start, start + 1) if whole else frozenset())
             return self._charge(tensors, fixed, choice.saved_bytes)
         release = self._charge(chain.taken(start, element.stop), fixed, 0)
         self.held_bytes += chain.nested_bytes * element.nested
         for at in range(start, start if last else element.stop):
-            passing = 0 if recomputing else chain.units[at].passing_bytes
-            self._see(at, gradients + self._unheld(at, away) + passing + chain.units[at].forward_bytes)
+            passing = 0 if recomputing else self._passing(at)
+            self._see(at, gradients + passing + self._unheld(at, away) + chain.units[at].forward_bytes)
             self.cost += chain.units[at].forward_cost if recomputing else 0.0
+            self.lingering_more += chain.units[at].lingering_bytes - chain.units[at].choices[0].lingering_bytes
         return release
+
+    def _passing(self, at: int) -> int:
+        """Return what is there beside what is held while a unit first runs."""
+        unit = self.chain.units[at]
+        return unit.passing_bytes + self._lingering[at] + (self.lingering_more if unit.with_lingering else 0)
 
     def _backward(self, element: _Element, away: frozenset[int]) -> None:
         gradients = self._gradients[element.stop]

@@ -106,11 +106,12 @@ class Tables:
         ways = [ParetoList(peaks=regions.peaks + held, costs=regions.costs, picks=regions.picks)]
         for number, choice in enumerate(unit.choices):
             rest = self._top_rest(start + 1, self.at.after_unit(start, number, charged))
-            level = unit.passing_bytes
+            level = unit.passing_bytes + self.at.lingering[start]
             ways.append(self._unit(start, number, charged, rest, level=level, cost=choice.recompute_cost))
         fixed = unit.fixed_bytes
         every = self._least([ParetoList(peaks=way.peaks + fixed, costs=way.costs, picks=way.picks) for way in ways])
-        between = max(fixed + held + unit.before_bytes, unit.after_bytes)
+        lingering = self.at.lingering[start]
+        between = max(fixed + held + lingering + unit.before_bytes, unit.after_bytes)
         raised_by_it = raised(every, by=0, floor=between, cost=0.0, pick=0)
         self.top[start, charged] = self._least(
             [ParetoList(peaks=raised_by_it.peaks, costs=raised_by_it.costs, picks=every.picks)]
