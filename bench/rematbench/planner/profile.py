@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rematbench.placement.goal import Objective
@@ -68,8 +68,8 @@ class UnitProfile:
             is in force.
         forward_bytes: peak of a forward that saves nothing.
         rerun_s, rerun_flops: of a forward up to its last saved tensor.
-        between_bytes: saved by what runs between units, from this unit on: from where it runs, or where an earlier
-            unit has made what it saves, which nobody lets go of until then.
+        between_bytes: saved by what runs between the unit before and this one.
+        between: the boundary tensors among it, which are held with this unit, however it is run.
         lasting_bytes: outputs of the model that the unit before made. They are there to the end of the step, so that
             they count from this unit's backward on, when the unit before may have given up its own hold on them.
         passing_bytes, before_bytes, after_bytes: as in `Unit`; found in a real step.
@@ -95,6 +95,7 @@ class UnitProfile:
     rerun_flops: int
     parameter_gradient_bytes: int
     between_bytes: int = 0
+    between: frozenset[int] = frozenset()
     lasting_bytes: int = 0
     passing_bytes: int = 0
     before_bytes: int = 0
@@ -120,7 +121,6 @@ class Profile:
 
     Attributes:
         tensor_bytes, tensor_gradient_bytes: of the boundary tensors, by number.
-        between: those that what runs between units saves; their bytes are among `between_bytes`.
         region_bytes: what a region keeps besides its input, such as the random state.
         region_s: what a region takes besides what it runs again.
         step_s: what the plain step took when the seconds of the units were found in it; None if they were not.
@@ -130,7 +130,6 @@ class Profile:
     units: tuple[UnitProfile, ...]
     tensor_bytes: tuple[int, ...]
     tensor_gradient_bytes: tuple[int, ...]
-    between: frozenset[int] = frozenset()
     region_bytes: int
     region_s: float = 0.0
     step_s: float | None = None
@@ -145,14 +144,11 @@ class Profile:
         values = [frozenset(self._live(boundary)) | {tensors + boundary} for boundary in range(count)]
         values.append(frozenset(self._live(count)))
         return UnitChain(
-            tensor_bytes=(
-                *(0 if tensor in self.between else size for tensor, size in enumerate(self.tensor_bytes)),
-                *[self.region_bytes] * count,
-            ),
+            tensor_bytes=(*self.tensor_bytes, *[self.region_bytes] * count),
             tensor_gradient_bytes=(*self.tensor_gradient_bytes, *[0] * count),
             values=tuple(values),
             units=tuple(
-                self._unit(unit, before | after, unit.inputs | {tensors + at}, objective)
+                self._unit(unit, before | after, unit.inputs | unit.between | {tensors + at}, objective)
                 for at, (unit, before, after) in enumerate(zip(self.units, values, values[1:], strict=False))
             ),
             joins=tuple(unit.follows and not unit.between_bytes for unit in self.units[1:]),
@@ -165,8 +161,8 @@ class Profile:
     def _live(self, boundary: int) -> set[int]:
         """Return the tensors that are there before a unit and go into it or a later one."""
         before = {tensor for unit in self.units[:boundary] for tensor in unit.inputs | unit.outputs}
-        later = {tensor for unit in self.units[boundary:] for tensor in unit.inputs}
-        first = self.units[boundary].inputs if boundary < len(self.units) else set()
+        later = {tensor for unit in self.units[boundary:] for tensor in unit.inputs | unit.between}
+        first = self.units[boundary].inputs | self.units[boundary].between if boundary < len(self.units) else set()
         return (before | first) & later
 
     def _unit(self, unit: UnitProfile, live: frozenset[int], inputs: frozenset[int], objective: Objective) -> Unit:
@@ -176,12 +172,16 @@ class Profile:
         return Unit(
             name=unit.path,
             # In FLOPs a transfer would be free, and everything would go over the bus.
-            choices=tuple(self._choice(way, live, seconds) for way in unit.ways if seconds or way.save != OFFLOAD),
+            choices=tuple(
+                self._choice(replace(way, saved=way.saved | unit.between), live, seconds)
+                for way in unit.ways
+                if seconds or way.save != OFFLOAD
+            ),
             forward_bytes=unit.forward_bytes,
             forward_cost=forward,
             rerun_cost=min(forward, unit.rerun_s if seconds else float(unit.rerun_flops)),
             parameter_gradient_bytes=unit.parameter_gradient_bytes + unit.lasting_bytes,
-            fixed_bytes=unit.between_bytes,
+            fixed_bytes=unit.between_bytes - sum(self.tensor_bytes[tensor] for tensor in unit.between),
             passing_bytes=unit.passing_bytes,
             before_bytes=unit.before_bytes,
             after_bytes=unit.after_bytes,
@@ -195,7 +195,7 @@ class Profile:
     def _choice(self, way: Way, live: frozenset[int], seconds: bool) -> Choice:
         # An output that goes into no later unit travels in no value, and yet is held where it is saved: attention's
         # weights, say, which most loops drop.
-        own_bytes = sum(self.tensor_bytes[tensor] for tensor in way.saved - live - self.between)
+        own_bytes = sum(self.tensor_bytes[tensor] for tensor in way.saved - live)
         return Choice(
             save=way.save,
             saved_bytes=way.saved_bytes + own_bytes,

@@ -10,7 +10,7 @@ become further ways to run it, measured like the others.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -420,19 +420,24 @@ class _Profiler:
         outputs = self._tensors.numbers(pytree.tree_leaves(output))
         sizes = self._tensors.bytes
         makers = {number: at for at, unit in enumerate(self.units) for number in unit.outputs - unit.inputs}
-        between = Counter[int]()
+        between: dict[int, set[int]] = defaultdict(set)
         for number, (_, at) in self._between.items():
-            between[min(at, makers.get(number, at) + 1)] += sizes[number]
+            between[at].add(number)
         lasting = Counter[int]()
         for number in outputs:
             lasting[makers.get(number, len(self.units) - 2) + 1] += sizes[number]
         units = self._with_gradients(self._joined(outputs))
         return Profile(
             units=tuple(
-                replace(unit, between_bytes=between[at], lasting_bytes=lasting[at]) for at, unit in enumerate(units)
+                replace(
+                    unit,
+                    between_bytes=sum(sizes[number] for number in between[at]),
+                    between=frozenset(between[at]),
+                    lasting_bytes=lasting[at],
+                )
+                for at, unit in enumerate(units)
             ),
             tensor_bytes=tuple(sizes),
-            between=frozenset(self._between),
             tensor_gradient_bytes=tuple(self._tensors.gradient_bytes),
             region_bytes=self._meter.region_bytes,
         )
