@@ -161,7 +161,20 @@ class Rows(nn.Module):
         return y
 
 
-KINDS = [Plain, Holding, Summing, Pyramid, Skipping, Cast, Listed, Rows]
+class Ending(nn.Module):
+    """What it returns is saved by its last block, and yet there to the end of the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+KINDS = [Ending, Plain, Holding, Summing, Pyramid, Skipping, Cast, Listed, Rows]
 
 
 @pytest.fixture(autouse=True)
@@ -223,6 +236,14 @@ def test_what_the_code_holds_is_there_in_forward_alone() -> None:
     found = metered_in_step(profile(session.workload, CPU), session)
     assert [unit.passing_bytes for unit in found.units[:-1]] == [3 * VALUE, *[4 * VALUE] * 2]
     assert max(map(abs, found.further_bytes)) <= 16
+
+
+def test_what_the_model_returns_is_no_less_kept() -> None:
+    session = session_of(Ending())
+    alone = profile(session.workload, CPU)
+    found = metered_in_step(alone, session)
+    assert [unit.ways[0].saved_bytes for unit in found.units] == [unit.ways[0].saved_bytes for unit in alone.units]
+    assert max(abs(size) for unit in found.units for size in (unit.passing_bytes, *found.further_bytes)) <= 16
 
 
 def test_a_gradient_that_waits_is_there_until_the_first_block() -> None:

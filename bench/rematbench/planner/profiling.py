@@ -426,7 +426,7 @@ class _Profiler:
         lasting = Counter[int]()
         for number in outputs:
             lasting[makers.get(number, len(self.units) - 2) + 1] += sizes[number]
-        units = self._with_gradients(self._joined(outputs))
+        units = [self._without_lasting(unit) for unit in self._with_gradients(self._joined(outputs))]
         return Profile(
             units=tuple(
                 replace(
@@ -441,6 +441,26 @@ class _Profiler:
             tensor_gradient_bytes=tuple(self._tensors.gradient_bytes),
             region_bytes=self._meter.region_bytes,
         )
+
+    def _without_lasting(self, unit: UnitProfile) -> UnitProfile:
+        """Have nobody hold what the model returns but the loss, and what lasts from then on.
+
+        A unit by itself lets go of it in the midst of its backward, where here it stays.
+        """
+        loss = self.units[-1]
+        if loss.path != LOSS or unit.path == LOSS:
+            return unit
+        lasts = (unit.outputs - unit.inputs) & loss.inputs
+        ways = tuple(
+            replace(
+                way,
+                saved=way.saved - lasts,
+                backward_peak_bytes=way.backward_peak_bytes
+                + sum(self._tensors.bytes[tensor] for tensor in way.saved & lasts),
+            )
+            for way in unit.ways
+        )
+        return replace(unit, ways=ways)
 
     def _joined(self, outputs: frozenset[int]) -> list[UnitProfile]:
         """Part what no region may span: a value used in between, and modules that are called more than once.
