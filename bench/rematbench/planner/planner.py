@@ -286,8 +286,11 @@ class Planner:
 
     def _least_peak_bytes(self, schedules: Sequence[Schedule]) -> float:
         """Return the least measured peak of all that trains the same, by schedule or by hand."""
-        found = (self._accepted_peak_bytes(schedule) for schedule in schedules[:_TRIES])
-        leanest = next((peak for peak in found if peak < math.inf), math.inf)
+        leanest = math.inf
+        for schedule in schedules[:_TRIES]:
+            if schedule.peak_bytes >= leanest:  # no further one is promised to go below what was measured
+                break
+            leanest = min(leanest, self._accepted_peak_bytes(schedule))
         return min([leanest, *(peak for _, peak in self._by_hand(leanest))])
 
     def _runs_within(self, placement: Placement, budget: int) -> bool:
