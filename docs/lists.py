@@ -18,6 +18,7 @@ from rematbench.loading import reference_models
 from rematbench.placement.placement import Options
 from rematbench.placement.policies import SAVE_POLICIES
 from rematbench.placement.registry import STRATEGIES
+from rematbench.records.causes import CAUSES
 from rematbench.records.columns import COLUMNS
 from rematbench.suite.suite import Settings, load_suite, shipped_suites
 
@@ -78,6 +79,10 @@ def _default(value: object) -> str:
     return f"`{', '.join(value) if isinstance(value, tuple) else value}`"
 
 
+def _causes() -> str:
+    return _table(["cause", "what is so"], ([f"`{kind.name}`", kind.meaning] for kind in CAUSES.values()))
+
+
 def _models() -> str:
     return _table(["model", "what it is"], ([f"`{name}`", about] for name, about in reference_models().items()))
 
@@ -113,6 +118,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "columns": _columns,
     "strategies": _strategies,
     "policies": _policies,
+    "causes": _causes,
     "models": _models,
     "suites": _suites,
     "commands": _commands,

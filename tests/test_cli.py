@@ -159,6 +159,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "compare": ("compare", "nowhere"),
     "check": ("check", "nowhere", "--against", "nowhere"),
     "inspect": ("inspect", "plain.mpl"),
+    "why": ("why", "plain.mpl"),
     "plan": ("plan", "net.py:build"),
     "report": ("report", "nowhere"),
     "show": ("show", "nowhere"),

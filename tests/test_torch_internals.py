@@ -37,6 +37,7 @@ from rematbench.torch_internals import (
     flop_formulas,
     has_hooks,
     inductor_backend,
+    keys_of_freed,
     outside_autocast,
     parameters_of,
     profiled,
@@ -113,8 +114,10 @@ def test_a_reference_keeps_no_memory_alive() -> None:
         reference = StorageReference(tensor)
         key = storage_key(tensor)
         assert reference.is_alive
+        assert not keys_of_freed([key])
         del tensor
         assert not reference.is_alive
+        assert keys_of_freed([key]) == [key]
     assert [made.change_bytes for made in in_order(found)] == [MIB, -MIB]
     assert reference.key == key
 

@@ -1,26 +1,42 @@
 """Measure, exactly, what activation-checkpoint placements save and cost.
 
-For training code: `Placement`, `apply`, `applied`, `plan`, `outline`; for strategies of one's own: `strategy`; for
-notebooks: `Run("results/latest").dataframe()`. They are imported when first asked for, as the command itself needs no
-torch.
+For training code: `Placement`, `apply`, `applied`, `plan`, `why`, `outline`; for strategies of one's own: `strategy`;
+for notebooks: `Run("results/latest").dataframe()`. They are imported when first asked for, as the command itself needs
+no torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rematbench.inspecting.why import why
     from rematbench.placement.placement import Placement
     from rematbench.placement.registry import strategy
     from rematbench.placing.apply import Handle, applied, apply
     from rematbench.placing.outline import outline
     from rematbench.planner.plan import Plan, plan
+    from rematbench.records.diagnosis import Diagnosis
     from rematbench.records.run import Run
 
 __version__ = "0.1.0"
 
-__all__ = ["Handle", "Placement", "Plan", "Run", "__version__", "applied", "apply", "outline", "plan", "strategy"]
+__all__ = [
+    "Diagnosis",
+    "Handle",
+    "Placement",
+    "Plan",
+    "Run",
+    "__version__",
+    "applied",
+    "apply",
+    "outline",
+    "plan",
+    "strategy",
+    "why",
+]
 
 _HOMES = {
+    "Diagnosis": "rematbench.records.diagnosis",
     "Handle": "rematbench.placing.apply",
     "Placement": "rematbench.placement.placement",
     "Plan": "rematbench.planner.plan",
@@ -30,6 +46,7 @@ _HOMES = {
     "outline": "rematbench.placing.outline",
     "plan": "rematbench.planner.plan",
     "strategy": "rematbench.placement.registry",
+    "why": "rematbench.inspecting.why",
 }
 
 

@@ -23,6 +23,7 @@ from rematbench.commands.plan import plan
 from rematbench.commands.report import report
 from rematbench.commands.run import run
 from rematbench.commands.show import show
+from rematbench.commands.why import why
 from rematbench.errors import RematbenchError
 from rematbench.interruption import INTERRUPTED, interruptible
 
@@ -65,7 +66,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Measure, exactly, what activation-checkpoint placements save and cost.",
 )
-for verb in (run, models, placements, suites, compare, check, inspect, plan, report, show):
+for verb in (run, models, placements, suites, compare, check, inspect, why, plan, report, show):
     app.command()(_whole(verb))
 app.add_typer(baseline.app, name="baseline")
 for command in baseline.app.registered_commands:

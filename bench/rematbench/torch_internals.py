@@ -10,7 +10,7 @@ A class that overrides a private method of torch's does so here too.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,7 @@ __all__ = [
     "flop_formulas",
     "has_hooks",
     "inductor_backend",
+    "keys_of_freed",
     "outside_autocast",
     "parameters_of",
     "profiled",
@@ -119,6 +120,16 @@ class StorageReference:
     def is_alive(self) -> bool:
         """Whether some tensor still lies on it."""
         return not self._reference.expired()
+
+
+def keys_of_freed(keys: Iterable[int]) -> list[int]:
+    """Return the keys whose storages are gone, of references that are held.
+
+    What `StorageWeakRef.expired` asks, without the four calls in Python around it: a recorder asks of every storage
+    between any two operators.
+    """
+    expired = torch.UntypedStorage._expired
+    return [key for key in keys if expired(key)]
 
 
 def write_count(tensor: torch.Tensor) -> int:

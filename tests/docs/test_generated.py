@@ -10,6 +10,7 @@ from rematbench.loading import load_attribute, reference_models
 from rematbench.placement.placement import Options
 from rematbench.placement.policies import SAVE_POLICIES
 from rematbench.placement.registry import STRATEGIES
+from rematbench.records.causes import CAUSES
 from rematbench.records.columns import COLUMNS
 from rematbench.suite.suite import Settings, shipped_suites
 
@@ -20,6 +21,7 @@ DECLARED = {
     "columns": [column.name for column in COLUMNS],
     "strategies": [strategy.form for strategy in STRATEGIES.values()],
     "policies": list(SAVE_POLICIES),
+    "causes": list(CAUSES),
     "models": list(reference_models()),
     "suites": list(shipped_suites()),
     "settings": list(Settings.model_fields),

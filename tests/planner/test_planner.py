@@ -151,7 +151,7 @@ def test_a_plan_from_costs_alone_measures_nothing() -> None:
     ),
     st.integers(0, 10**6),
 )
-def test_a_search_takes_what_fits_and_nothing_cheaper_near_by_fits(
+def test_a_search_takes_what_fits_and_the_next_cheaper_one_does_not(
     points: Sequence[tuple[int, float]], budget: int
 ) -> None:
     predicted = sorted(peak for peak, _ in points)
@@ -171,8 +171,9 @@ def test_a_search_takes_what_fits_and_nothing_cheaper_near_by_fits(
         assert measured[0] > budget
         return
     assert measured[found] <= budget
-    near = [at for at in range(found + 1, len(predicted)) if predicted[at] <= budget * 1.03][:3]
-    assert all(measured[at] > budget for at in near if predicted[at] > budget)
+    inside = sum(peak <= budget for peak in predicted) - 1
+    if found < min(len(predicted) - 1, inside + _TRIES) and budget < predicted[found + 1] <= budget * 1.03:
+        assert measured[found + 1] > budget
 
 
 def test_a_search_goes_on_past_a_point_that_cannot_be_run() -> None:
@@ -196,11 +197,11 @@ def test_a_candidate_that_runs_out_of_memory_is_not_the_end_of_a_plan(monkeypatc
     first: list[object] = []
     fresh: list[int] = []
 
-    def running_out(placement: Placement) -> int:
+    def running_out(placement: Placement, *, passes: int) -> int:
         first.append(placement.regions)
         if placement.regions == first[0]:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-        return metered(placement)
+        return metered(placement, passes=passes)
 
     def freshly() -> None:
         fresh.append(1)
@@ -221,7 +222,7 @@ def test_another_error_of_a_candidate_is_the_end_of_a_plan(monkeypatch: pytest.M
     model, batch = deep()
     session = Session(Workload(module=model, batch=batch), CPU)
 
-    def broken(_placement: Placement) -> int:
+    def broken(_placement: Placement, **_: object) -> int:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(session, "peak_bytes", broken)

@@ -22,7 +22,7 @@ from rematbench.planner.planner import Planner
 from rematbench.planner.profile import Profile, UnitProfile, Way
 from rematbench.planner.profiling import profile
 from rematbench.planner.scheduled import placement_of
-from rematbench.planner.signature import signature_of
+from rematbench.planner.signature import Recorder
 from rematbench.planner.unit_call import UnitCall
 from rematbench.planner.unit_meter import UnitMeter
 from rematbench.planner.ways import Inside, UnitCosts, measure_unit
@@ -357,9 +357,10 @@ def measured(monkeypatch: pytest.MonkeyPatch, workload: Workload) -> tuple[Profi
         call: UnitCall,
         saves: Sequence[str],
         insides: Callable[[Way], Iterable[Inside]] = lambda _plain: (),
+        **options: Any,
     ) -> UnitCosts:
         calls.append(call)
-        return measure_unit(meter, call, saves, insides)
+        return measure_unit(meter, call, saves, insides, **options)
 
     monkeypatch.setattr(profiling, "measure_unit", counting)
     monkeypatch.setattr(profiling, "_DEPTH", 0)  # what is inside units is measured besides
@@ -381,7 +382,7 @@ def reference(name: str) -> Workload:
 @pytest.mark.parametrize("name", ["plain.mlp", "residual.conv_bn", "concat_skip.conv", "attention_fusion.weighted"])
 def test_equal_units_are_measured_once_and_come_to_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shared, few = measured(monkeypatch, reference(name))
-    monkeypatch.setattr(profiling, "signature_of", lambda *_: None)
+    monkeypatch.setattr(Recorder, "digest", lambda _self: None)
     alone, all_of_them = measured(monkeypatch, reference(name))
     assert without_seconds(shared) == without_seconds(alone)
     assert few < all_of_them == len(shared.units)
@@ -446,7 +447,7 @@ class Refusing(Kind):
 
 
 def test_a_unit_without_a_signature_is_measured_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = [Refusing("_Recorder", NotImplementedError("no rule for this mode")) for _ in range(4)]
+    blocks = [Refusing("Recorder", NotImplementedError("no rule for this mode")) for _ in range(4)]
     found, calls = measured(monkeypatch, Workload(module=nn.Sequential(*blocks), batch=(torch.randn(4, 16),)))
     assert calls == 5
     assert all(unit.can_be_region for unit in found.units[:4])
@@ -454,8 +455,8 @@ def test_a_unit_without_a_signature_is_measured_by_itself(monkeypatch: pytest.Mo
 
 def test_an_argument_of_a_kind_of_its_own_has_no_signature() -> None:
     call = UnitCall(forward=lambda x, _: (x * 2,), leaves=(torch.ones(2), object()), members=())
-    assert signature_of(call, UnitMeter(CPU)) is None
-    assert signature_of(replace(call, leaves=(torch.ones(2), None)), UnitMeter(CPU)) is not None
+    assert UnitMeter(CPU).traced(call, signed=True).digest is None
+    assert UnitMeter(CPU).traced(replace(call, leaves=(torch.ones(2), None)), signed=True).digest is not None
 
 
 def test_each_way_of_a_unit_fails_by_itself() -> None:
@@ -503,7 +504,7 @@ def test_a_bug_of_ours_is_no_property_of_a_unit(error: Exception, monkeypatch: p
     def broken(*_args: object) -> float:
         raise error
 
-    monkeypatch.setattr(UnitMeter, "extra_s", broken)
+    monkeypatch.setattr(UnitMeter, "read_unsaved", broken)
     with pytest.raises(type(error)):
         chain_of(unit_of(8))
 

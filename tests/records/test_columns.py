@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.records.making import CPU, equality, measurement, measurements, memory, timing
 
+from rematbench.errors import FigureError
 from rematbench.placement.placement import Placement, Region
-from rematbench.records.columns import COLUMNS, Cells, Context, cells_of
+from rematbench.records.columns import COLUMNS, Cells, Column, Context, cells_of
 from rematbench.records.measurement import Flops, Measurement, PlanFacts, Timing
 from rematbench.records.store import csv_text
 
@@ -192,3 +193,13 @@ def test_cells_are_of_the_plain_step_of_their_own_kind(cases: list[Measurement])
         context = Context(measurement=case, plain=plain[-1] if plain else None)
         ratio = next(column for column in COLUMNS if column.name == "peak_ratio")
         assert values["peak_ratio"] == ratio.value(context)
+
+
+@pytest.mark.parametrize("column", [one for one in COLUMNS if one.unit not in ("", "yes/no", "bytes by block")])
+def test_only_what_may_have_become_less_is_read_below_zero(column: Column) -> None:
+    """A peak of -1 in a baseline made the mean of the ratios to it a traceback."""
+    if column.name in ("held_bytes", "recompute_flops", "resident_bytes"):
+        assert column.parse("-1") == -1
+    else:
+        with pytest.raises(FigureError, match="-1"):
+            column.parse("-1")

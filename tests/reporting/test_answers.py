@@ -9,11 +9,16 @@ from rematbench.traces.timeline import Share
 
 
 def test_what_holds_the_peak_and_whether_training_stays_the_same(tmp_path: Path) -> None:
-    peak, training, buffers, failed = answers(models_of([stored(tmp_path / "run", toy())])[0])
+    peak, lowest, training, buffers, failed = answers(models_of([stored(tmp_path / "run", toy())])[0])
     assert peak == (
         "Under none the step peaks 100 MiB above its start, in backward; 50 % of that is kept since forward for "
         "backward, most in blocks.0 (50 MiB) and 50 % of that is transients, freed before their phase ends. On "
         "top come 3 MiB that are there before it: parameters, buffers, batch and optimizer state."
+    )
+    assert lowest == (
+        "The lowest peak, 30 MiB in backward, has least; 50 % of that is kept since forward for backward, most in "
+        "blocks.0 (15 MiB) and 50 % of that is transients, freed before their phase ends. rematbench why says what "
+        "lowers it further."
     )
     assert training == "Training changes: gradients are different under cheat."
     assert buffers.startswith("Buffers end up different under bad, as")
@@ -31,14 +36,14 @@ def test_training_that_stays_the_same_says_how_far(tmp_path: Path) -> None:
     same = [case("none", 4, 1.0), case("each", 2, 1.2)]
     assert (
         "equal bit for bit to none's under every placement."
-        in answers(models_of([stored(tmp_path / "same", same)])[0])[1]
+        in answers(models_of([stored(tmp_path / "same", same)])[0])[2]
     )
     touched = [*same, case("twice", 2, 1.2, equality=equality(buffers="different"))]
-    assert answers(models_of([stored(tmp_path / "touched", touched)])[0])[1].startswith("Gradients stay the same:")
+    assert answers(models_of([stored(tmp_path / "touched", touched)])[0])[2].startswith("Gradients stay the same:")
     near = [*same, case("other", 2, 1.2, equality=equality("noise"))]
     assert (
         "under 1 of 2 placements, within noise or tolerance under the others."
-        in answers(models_of([stored(tmp_path / "near", near)])[0])[1]
+        in answers(models_of([stored(tmp_path / "near", near)])[0])[2]
     )
 
 
@@ -47,7 +52,7 @@ def test_what_all_series_share_is_said_once(tmp_path: Path) -> None:
     other = stored(tmp_path / "other", [case("none", 8, 1.0), case("each", 2, 1.2)])
     said = answers(models_of([first, other])[0])
     assert [sentence.partition(" Under")[0] for sentence in said[:1]] == ["first · cpu, float32:"]
-    assert len(said) == 3, "two peaks, one sentence on training"
+    assert len(said) == 4, "two peaks, one sentence on the lowest and one on training"
 
 
 def test_a_csv_alone_says_nothing_of_the_peak(tmp_path: Path) -> None:

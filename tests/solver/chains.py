@@ -1,6 +1,7 @@
 """Chains to plan for: random small ones that use everything the model has, and long ones like real models."""
 
 import random
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -8,6 +9,8 @@ from rematbench.solver.chain import Choice, Unit, UnitChain
 
 SMALL = st.integers(0, 12)
 """Costs are whole numbers, so that sums are exact in any order."""
+
+LITTLE = st.sampled_from([0, 0, 2, 6])
 
 FURTHER = st.integers(-4, 8)
 """What a real step has more, or less, than its units one by one add up to."""
@@ -36,6 +39,32 @@ def chains(draw: st.DrawFn, *, most: int = 5) -> UnitChain:
         rerun_bytes=draw(st.sampled_from([0, 0, 3])),
         further_bytes=tuple(draw(FURTHER) for _ in values) if draw(st.booleans()) else (),
     )
+
+
+@st.composite
+def chains_beyond(draw: st.DrawFn, *, most: int = 5) -> UnitChain:
+    """The same with what the search does not know of: tensors that pass units by, what lingers, nested regions' own."""
+    chain = draw(chains(most=most))
+
+    def beyond(at: int, unit: Unit) -> Unit:
+        # What a unit saves of the value before it goes into it.
+        takes = frozenset().union(*(choice.saved_tensors for choice in unit.choices)) & chain.values[at]
+        passing = (
+            draw(st.frozensets(st.sampled_from(sorted(chain.values[at] - takes)))) if chain.values[at] - takes else ()
+        )
+        return replace(
+            unit,
+            choices=tuple(
+                replace(choice, lingering_bytes=draw(LITTLE), regions=draw(st.integers(0, 2)) if number else 0)
+                for number, choice in enumerate(unit.choices)
+            ),
+            lingering_bytes=draw(LITTLE),
+            with_lingering=draw(st.booleans()),
+            inputs=chain.values[at].difference(passing) if draw(st.booleans()) else None,
+        )
+
+    units_beyond = tuple(beyond(at, unit) for at, unit in enumerate(chain.units))
+    return replace(chain, units=units_beyond, nested_bytes=draw(LITTLE))
 
 
 @st.composite
@@ -86,6 +115,48 @@ def long_chain(count: int, *, seed: int = 0) -> UnitChain:
         joins=(True,) * (count - 1),
         units=tuple(_block(rng, at, sizes[at], sizes[at + 1]) for at in range(count)),
     )
+
+
+def equal_units(count: int) -> UnitChain:
+    """Units that are all the same, as a transformer's blocks are."""
+    chain = long_chain(1)
+    size = chain.tensor_bytes[0]
+    plain, matmuls = chain.units[0].choices
+    return UnitChain(
+        tensor_bytes=(size,) * (count + 1),
+        tensor_gradient_bytes=(size,) * (count + 1),
+        values=tuple(frozenset({at}) for at in range(count + 1)),
+        joins=(True,) * (count - 1),
+        units=tuple(
+            replace(
+                chain.units[0],
+                name=f"blocks[{at}]",
+                choices=(replace(plain, saved_tensors=frozenset({at})), matmuls),
+            )
+            for at in range(count)
+        ),
+    )
+
+
+def ways_more(chain: UnitChain, *, nest: bool) -> UnitChain:
+    """Give every unit eight ways to be run."""
+
+    def choices(unit: Unit) -> tuple[Choice, ...]:
+        plain, matmuls = unit.choices
+        more = [
+            replace(
+                matmuls,
+                save=f"set{number}",
+                saved_bytes=matmuls.saved_bytes * (number + 1) // 5,
+                recompute_cost=matmuls.recompute_cost * (8 - number) / 6,
+                holds_input=not nest,
+                nests=nest,
+            )
+            for number in range(6)
+        ]
+        return plain, matmuls, *more
+
+    return replace(chain, units=tuple(replace(unit, choices=choices(unit)) for unit in chain.units))
 
 
 def _block(rng: random.Random, at: int, before: int, after: int) -> Unit:

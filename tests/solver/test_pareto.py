@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +19,7 @@ def list_of(points: list[tuple[int, int]], pick: int = 0) -> ParetoList:
 
 
 def tidy(points: list[tuple[int, int]]) -> ParetoList:
-    return least([list_of(points)], limit=1000, points=None)
+    return least([list_of(points)], limit=1000)
 
 
 def value(points: ParetoList, budget: int) -> float:
@@ -33,7 +32,7 @@ def value(points: ParetoList, budget: int) -> float:
 def test_least_is_the_minimum_at_every_budget(
     one: list[tuple[int, int]], two: list[tuple[int, int]], limit: int
 ) -> None:
-    found = least([list_of(one, 1), list_of(two, 2)], limit=limit, points=None)
+    found = least([list_of(one, 1), list_of(two, 2)], limit=limit)
     assert (np.diff(found.peaks) > 0).all()
     assert (np.diff(found.costs) < 0).all()
     for budget in range(limit + 1):
@@ -65,15 +64,5 @@ def test_raised_holds_memory_under_a_list(points: list[tuple[int, int]], by: int
         assert value(found, budget) == expected
 
 
-@pytest.mark.parametrize("points", [1, 2, 3, 10])
-def test_thinning_keeps_true_points_and_both_ends(points: int) -> None:
-    every = [(at, 1000 - at * at) for at in range(30)]
-    found = least([list_of(every)], limit=1000, points=points)
-    assert 1 <= len(found.peaks) <= points
-    assert set(zip(found.peaks.tolist(), found.costs.tolist(), strict=True)) <= set(every)
-    assert found.peaks[0] == 0
-    assert points == 1 or found.peaks[-1] == 29
-
-
 def test_nothing_fits_below_every_peak() -> None:
-    assert len(least([list_of([(5, 1), (7, 0)])], limit=4, points=3).peaks) == 0
+    assert len(least([list_of([(5, 1), (7, 0)])], limit=4).peaks) == 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from tests.solver.brute import best
-from tests.solver.chains import chains, long_chain
+from tests.solver.chains import chains, equal_units, long_chain
 
 from rematbench.errors import RematbenchError
 from rematbench.solver.chain import Choice, Unit, UnitChain
@@ -121,3 +121,20 @@ def test_thinning_loses_little_and_never_the_ends() -> None:
 @pytest.mark.parametrize("solver", [frontier, lambda chain: (solve(chain, 2**40),)])
 def test_one_unit(solver: Callable[[UnitChain], tuple[object, ...]]) -> None:
     assert len(solver(long_chain(1))) >= 1
+
+
+@pytest.mark.parametrize("scale", [1, 2**20, 2**30, 2**45])
+def test_two_equal_units_of_any_size(scale: int) -> None:
+    """Sizes that no machine has are refused, where a frontier without a point came of them."""
+    chain = equal_units(2)
+    units = tuple(
+        replace(unit, choices=tuple(replace(choice, saved_bytes=choice.saved_bytes * scale) for choice in unit.choices))
+        for unit in chain.units
+    )
+    chain = replace(chain, units=units)
+    if scale > 2**20:
+        for solver in (frontier, lambda one: solve(one, 2**70)):
+            with pytest.raises(RematbenchError, match="more than any machine has"):
+                solver(chain)
+    else:
+        assert frontier(chain)[-1].cost == solve(chain, 2**70).cost == 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from rematbench.measuring.session import Session
 from rematbench.torch_internals import storage_key
@@ -42,13 +43,13 @@ def _field(output: Any, name: str) -> Any:
 
 
 def _held_bytes(cache: Any) -> int:
-    storages = {storage_key(tensor): tensor.untyped_storage() for tensor in _tensors(cache, set())}
+    storages = {storage_key(tensor): tensor.untyped_storage() for tensor in tensors_in(cache, set())}
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
-    """Yield every tensor that can be reached through containers and the attributes of objects."""
-    if id(value) in seen:
+def tensors_in(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    """Yield every tensor that can be reached through containers and the attributes of objects, but of no module."""
+    if id(value) in seen or isinstance(value, nn.Module):
         return
     seen.add(id(value))
     if isinstance(value, torch.Tensor):
@@ -56,4 +57,4 @@ def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
         return
     inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     for item in (*inside, *getattr(value, "__dict__", {}).values()):
-        yield from _tensors(item, seen)
+        yield from tensors_in(item, seen)

@@ -42,7 +42,7 @@ def inspect(session: Session, job: Job, device: torch.device) -> Inspection:
     forward_once(session)
     readings = session.readings(_PLAIN_STEP, every=True)
     reading = max(readings, key=lambda reading: reading.peak_bytes)
-    hidden_by = _hides_its_modules(workload.module)
+    hidden_by = hides_its_modules(workload.module)
     held = None if hidden_by else reading.held_by_block
     session.fresh()
     saved = saved_by_forward(workload)
@@ -84,7 +84,7 @@ def forward_once(session: Session) -> None:
     loss.backward()
 
 
-def _hides_its_modules(model: nn.Module) -> str | None:
+def hides_its_modules(model: nn.Module) -> str | None:
     """Return through what a model runs that calls no module's forward, so that only the whole can be watched."""
     if is_compiled(model):
         return "torch.compile"
@@ -93,7 +93,7 @@ def _hides_its_modules(model: nn.Module) -> str | None:
 
 def _watched(workload: Workload, around: Callable[[str, Forward], Forward]) -> Any:
     """Run the model with every module's calls going through `around`, its own from outside."""
-    modules = {} if _hides_its_modules(workload.module) else every_module(workload.module)
+    modules = {} if hides_its_modules(workload.module) else every_module(workload.module)
     with shadowed({path: module for path, module in modules.items() if path}, around):
         return around("", lambda: call(workload))()
 

@@ -29,7 +29,7 @@ from rematbench.traces.timeline import Phase, Timeline
 from rematbench.traces.trace import AllocationTrace
 from rematbench.workload.building import static_bytes
 from rematbench.workload.devices import clock_for, is_accelerator
-from rematbench.workload.step import Workload, clear_gradients, training_step
+from rematbench.workload.step import Phases, Workload, clear_gradients, training_step
 
 Marking = Callable[[nn.Module, Mark], AbstractContextManager[None]]
 PASSES = 2
@@ -82,6 +82,7 @@ class Session:
         self._equalities: dict[tuple[Region, ...], Equality | None] = {}
         self._has_recomputed = False
         self._readings: dict[tuple[object, ...], list[Reading]] = {}
+        self._losses: list[torch.Tensor] = []
 
     def keep_plain(self) -> None:
         """Run the plain step twice, to compare with and to know its noise, after one that is discarded.
@@ -114,9 +115,9 @@ class Session:
             recording = None
         return outline(self.workload.module, recording)
 
-    def peak_bytes(self, placement: Placement) -> int:
-        """Meter a placement's step and return its peak, the greater of the passes."""
-        return _worst(self.readings(placement)).peak_bytes
+    def peak_bytes(self, placement: Placement, *, passes: int = PASSES) -> int:
+        """Meter a placement's step and return its peak, the greatest of the passes."""
+        return _worst(self.readings(placement, passes=passes)).peak_bytes
 
     def measure(self, placement: Placement) -> UntimedMeasurement:
         """Apply a placement, measure everything but its time, and remove it."""
@@ -140,7 +141,10 @@ class Session:
         )
 
     def equality(self, placement: Placement) -> Equality | None:
-        """Hold a step under a placement against the plain step, once; None where there is no plain step."""
+        """Hold a step under a placement against the plain step, once; None where there is no plain step.
+
+        Where all passes of it have been metered, that has been done.
+        """
         if self._plain and placement.regions not in self._equalities:
             with applied(self.workload.module, placement):
                 self._equalities[placement.regions] = self._compared(self._outcome())
@@ -176,33 +180,70 @@ class Session:
         self.fresh()
         return outcome_of(self.workload, training_step(self.workload), self._device)
 
-    def readings(self, placement: Placement, *, every: bool = False) -> list[Reading]:
+    def readings(self, placement: Placement, *, every: bool = False, passes: int = PASSES) -> list[Reading]:
         """Meter a placement's step in passes that should not differ; `every` marks the modules inside blocks too.
 
         Regions that were metered once are not metered again, whatever the placement's name: a planner reads what it
-        then chooses, and every step starts from the same state.
+        then chooses, and every step starts from the same state. What it does not choose, one pass is enough for.
         """
         key = placement.regions, placement.compile_budget, every
-        if key not in self._readings:
-            self._readings[key] = self._metered(placement, every)
-        return self._readings[key]
+        found = self._readings.get(key, [])
+        if len(found) < passes:
+            # Kept only once all have gone well.
+            judged = passes == PASSES and not every
+            more = self._metered(placement, passes - len(found), every=every, judged=judged)
+            found = self._readings[key] = [*found, *more]
+        return found
 
-    def trace(self, placement: Placement, marking: Marking = marked) -> AllocationTrace | None:
+    def trace(self, placement: Placement, marking: Marking = marked, *, every: bool = False) -> AllocationTrace | None:
         """Return what one step under a placement allocated and freed; None where the meter cannot tell.
 
-        `marking(model, mark)` marks what the trace is to tell apart; calls of the model's parts, unless told.
+        `marking(model, mark)` marks what the trace is to tell apart; calls of the model's parts, unless told. `every`
+        marks the modules inside blocks and regions too. The step's gradients are left as it made them.
         """
-        with applied(self.workload.module, placement), marking(self.workload.module, self._meter.block):
-            self.fresh()
-            training_step(self.workload)
+        with self._watched(placement, every=every, inside=every, marking=marking):
+            if placement.regions or not self._plain:
+                # Discarded, as the first step of a kernel allocates what none after it does. The plain one was run.
+                self.fresh()
+                training_step(self.workload)
             return self._read().trace
 
-    def _metered(self, placement: Placement, every: bool) -> list[Reading]:
+    def in_a_row(self, placement: Placement, *, steps: int, accumulate: int = 1) -> list[list[Reading]]:
+        """Meter steps that each start from what the one before left, but for gradients, which it has cleared.
+
+        Each has so many micro-batches, the same batch again; the optimizer steps in the last of them. Returned are the
+        readings of each step, one a micro-batch. What only the collector frees is gone by the end of each.
+        """
+        without = replace(self.workload, optimizer=None)
+        with self._watched(placement, every=True, inside=True):
+            self.fresh()
+            gc.collect()
+            return [
+                [
+                    *(self._read_on(without, clears=False) for _ in range(accumulate - 1)),
+                    self._read_on(self.workload, clears=True),
+                ]
+                for _ in range(steps)
+            ]
+
+    def _read_on(self, workload: Workload, *, clears: bool) -> Reading:
+        def step(phases: Phases) -> None:
+            training_step(workload, phases)
+            if clears:
+                clear_gradients(workload)
+            gc.collect()
+
+        return self._meter.read(step)
+
+    @contextmanager
+    def _watched(self, placement: Placement, *, every: bool, inside: bool, marking: Marking = marked) -> Iterator[None]:
+        """Hold a placement in force with calls marked: what checkpointing a region takes by itself, and with `inside`
+        what the region recomputes too.
+        """
         model, mark = self.workload.module, self._meter.block
-        # Marked inside and outside: what a region recomputes, and what checkpointing it takes by itself. Nothing stands
-        # in front of what is to be compiled, or dynamo would compile that in.
-        inside = marked(model, mark, every=every) if placement.compile_budget is None else nullcontext()
-        with inside, applied(model, placement), marked(model, mark):
+        # Nothing stands in front of what is to be compiled, or dynamo would compile that in.
+        within = marked(model, mark, every=every) if inside and placement.compile_budget is None else nullcontext()
+        with within, applied(model, placement), marking(model, mark):
             if is_accelerator(self._device) or (placement.regions and not self._has_recomputed):
                 # Discarded: plans of cuDNN and workspaces of cuBLAS are per thread, and what a region recomputes runs
                 # in autograd's, where the plain step has never run it. On a processor too the first recomputation
@@ -210,13 +251,26 @@ class Session:
                 self._has_recomputed = self._has_recomputed or bool(placement.regions)
                 self.fresh()
                 training_step(self.workload)
+            yield
+
+    def _metered(self, placement: Placement, passes: int, *, every: bool, judged: bool) -> list[Reading]:
+        with self._watched(placement, every=every, inside=True):
             # The lifetimes are not kept: a planner reads hundreds of steps, and the collector would look at them all.
-            return [replace(self._read(), trace=None) for _ in range(PASSES)]
+            found = [replace(self._read(), trace=None) for _ in range(passes)]
+            if judged and self._plain and placement.regions and placement.regions not in self._equalities:
+                # What the last pass has left behind is what any step would: it need not be run again to be judged.
+                self._equalities[placement.regions] = self._compared(self._left_behind())
+            return found
 
     def _read(self) -> Reading:
         self.fresh()
         gc.collect()  # so that what a reference cycle keeps is there, or gone, in every pass alike
-        return self._meter.read(lambda phases: training_step(self.workload, phases))
+        self._losses.clear()
+        return self._meter.read(lambda phases: self._losses.append(training_step(self.workload, phases)))
+
+    def _left_behind(self) -> Outcome:
+        """Return what the step just metered has left behind."""
+        return outcome_of(self.workload, self._losses[-1], self._device)
 
     def _memory_of(self, readings: list[Reading], *, inside: bool) -> Memory:
         """Sum up what was read; by block only where the inside of the model could be watched."""

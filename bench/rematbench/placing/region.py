@@ -70,6 +70,7 @@ class RegionRun:
     """One region of a placement in force.
 
     Attributes:
+        region: as written.
         names: the members' paths.
         title: how a sentence names the region.
         depth: how deep regions nest in it, itself counted.
@@ -81,6 +82,7 @@ class RegionRun:
 
     def __init__(self, site: Site, outer: RegionRun | None = None) -> None:
         self._outermost = outer or self
+        self.region = site.region
         self.names = site.names
         self.title = f"{site.names[0] or 'the model'}{f' to {site.names[-1]}' if len(site.names) > 1 else ''}"
         self.depth = depth([site])

@@ -23,13 +23,13 @@ from rematbench.placement.placement import PLAIN, Placement, Region
 from rematbench.placing.apply import applied
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import Profile, UnitProfile
-from rematbench.workload.devices import clock_for
+from rematbench.workload.devices import clock_for, is_accelerator
 
-_ROUNDS = 3, 9
-_BUDGET_S = 20.0
-"""The least and the most rounds of three steps each; how long they may go on beyond the least."""
+_ROUNDS = 3, 5
+_STEADY = 0.03
+"""The least and the most rounds; they end where the rounds agree to this share of the plain step."""
 
-_REPEATS = 50
+_REPEATS = 20
 """Of a step so small that its time is all overhead."""
 
 _BELIEVED = 0.5, 2.0
@@ -46,7 +46,7 @@ def timed_in_step(profile: Profile, session: Session, device: torch.device, each
     """
     times = _CallTimes(clock_for(device), [unit.path for unit in profile.units])
     try:
-        rounds = list(_rounds(session, each, times))
+        rounds = list(_rounds(session, each, times, device))
     except PlacementError:  # a unit that cannot be run again after all: a plan may do without it
         return profile
     rerun_s = times.rerun_s()
@@ -66,16 +66,27 @@ def timed_in_step(profile: Profile, session: Session, device: torch.device, each
     return replace(profile, units=tuple(units), region_s=region_s, step_s=median(plain for plain, _ in rounds))
 
 
-def _rounds(session: Session, each: Placement, times: _CallTimes) -> Iterator[tuple[float, float]]:
-    """Yield what the plain step took, and by how much longer the other was; a third step is only watched."""
-    start, (fewest, most) = times.clock(), _ROUNDS
-    for done in range(most):
-        if done >= fewest and times.clock() - start > _BUDGET_S:
-            return
+def _rounds(
+    session: Session, each: Placement, times: _CallTimes, device: torch.device
+) -> Iterator[tuple[float, float]]:
+    """Yield what the plain step took, and by how much longer the other was."""
+    fewest, most = _ROUNDS
+    found: list[tuple[float, float]] = []
+    while len(found) < fewest or (len(found) < most and not _agree(found)):
         with times.during(session.workload.module):
-            session.timed_step(each)
-        plain = session.timed_step(Placement(name=PLAIN))
-        yield plain, session.timed_step(each) - plain
+            each_s = session.timed_step(each)
+        plain_s = session.timed_step(Placement(name=PLAIN))
+        if is_accelerator(device):  # where the clocks wait for it at every call, the step watched is another one
+            each_s = session.timed_step(each)
+        found.append((plain_s, each_s - plain_s))
+        yield found[-1]
+
+
+def _agree(rounds: Sequence[tuple[float, float]]) -> bool:
+    """Tell whether the middle half of the rounds lies close together."""
+    longer, plain_s = sorted(longer for _, longer in rounds), median(plain for plain, _ in rounds)
+    aside = len(longer) // 4
+    return longer[-1 - aside] - longer[aside] <= _STEADY * plain_s
 
 
 def _in_step(unit: UnitProfile, rerun_s: float, slower: float) -> UnitProfile:

@@ -15,7 +15,7 @@ import torch
 
 from rematbench.errors import PlacementError, RematbenchError
 from rematbench.measuring.capped import CappedRun, capped_run
-from rematbench.measuring.session import Session
+from rematbench.measuring.session import PASSES, Session
 from rematbench.placement.goal import Goal, Objective
 from rematbench.placement.outline import Outline
 from rematbench.placement.placement import PLAIN, Placement, Region
@@ -28,11 +28,11 @@ from rematbench.planner.profile import BEGINNING, Profile
 from rematbench.planner.profiling import profile
 from rematbench.planner.scheduled import placement_of
 from rematbench.records.measurement import PlanFacts, PlanPoint
-from rematbench.solver.bound import least_cost, least_working_set_bytes
+from rematbench.solver.bound import least_working_set_bytes
 from rematbench.solver.chain import UnitChain
 from rematbench.solver.schedule import NOTHING, Schedule, UnitRegion, even_cuts
 from rematbench.solver.simulate import simulate
-from rematbench.solver.solve import LONG, frontier
+from rematbench.solver.solve import cost_bound, frontier
 from rematbench.units import format_bytes
 from rematbench.workload.building import static_bytes
 from rematbench.workload.devices import is_out_of_memory, release_cached
@@ -45,6 +45,12 @@ _DOUBT = 0.25
 
 _SLACK = 0.03
 """How much above the budget a prediction may lie and still be measured: the model errs on both sides."""
+
+_NEAR = 0.15
+"""How far below the budget a point is near it: what is known of its prediction goes for those above it."""
+
+_RIGHT = 0.005
+"""Within what a prediction is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,32 +81,44 @@ class Planner:
         self._frontiers: dict[Objective, tuple[UnitChain, tuple[Schedule, ...]]] = {}
         self._refused: dict[tuple[UnitRegion, ...], str] = {}
         self._not_profiled = ""
+        self._profiles: dict[bool, Profile] = {}
         self._capped_runs: dict[tuple[tuple[Region, ...], int], CappedRun | None] = {}
 
-    @cached_property
+    @property
     def profile(self) -> Profile:
-        """The measured units."""
+        """The measured units; their seconds are 0 as long as nobody has asked for time, which takes longer."""
+        return self._profiled(timed=True in self._profiles)
+
+    def _profiled(self, *, timed: bool) -> Profile:
         if self._given is not None:
             return self._given
-        self._session.fresh()
-        plain_peak_bytes = self._session.plain_peak_bytes
-        found = profile(self._session.workload, self._device, self._at, plain_peak_bytes=plain_peak_bytes)
-        return found if plain_peak_bytes is None else metered_in_step(found, self._session)
+        if timed not in self._profiles:
+            self._session.fresh()
+            plain_bytes, workload = self._session.plain_peak_bytes, self._session.workload
+            found = profile(workload, self._device, self._at, plain_peak_bytes=plain_bytes, timed=timed)
+            if plain_bytes is not None:
+                found = metered_in_step(found, self._session)
+            # What was solved and refused goes by the names that the ways had.
+            self._profiles = {timed: found}
+            self._frontiers.clear()
+            self._refused.clear()
+        return self._profiles[timed]
 
     @cached_property
     def _timed(self) -> Profile:
         """The profile with seconds as in a step, where the plain step is known to fit."""
+        found = self._profiled(timed=True)
         if self._given is not None or self._session.plain_peak_bytes is None:
-            return self.profile
-        units = enumerate(self.profile.units)
-        each = [UnitRegion(start=at, stop=at + 1) for at, unit in units if unit.can_be_region]
-        return timed_in_step(self.profile, self._session, self._device, self._candidate(each))
+            return found
+        each = [UnitRegion(start=at, stop=at + 1) for at, unit in enumerate(found.units) if unit.can_be_region]
+        return timed_in_step(found, self._session, self._device, self._candidate(each))
 
     def frontier(self, objective: Objective) -> tuple[UnitChain, tuple[Schedule, ...]]:
         """Return the cost model and every schedule that none beats by prediction."""
         if objective not in self._frontiers:
-            chain = (self._timed if objective == "time" else self.profile).chain(objective)
-            self._frontiers[objective] = chain, _alike(self.profile, chain, frontier(chain))
+            found = self._timed if objective == "time" else self.profile
+            chain = found.chain(objective)
+            self._frontiers[objective] = chain, _alike(found, chain, frontier(chain))
         return self._frontiers[objective]
 
     def plan(self, goal: Goal) -> Planned:
@@ -127,15 +145,19 @@ class Planner:
             return self._chosen_by_hand(goal, budget, static)
         chosen, more_tries = self._or_even(chain, schedules[at], budget)
         run = self._capped(self._candidate(chosen.regions), budget)
+        measured, bound_peak = int(self.measured_peak_bytes(chosen)), least_working_set_bytes(chain)
+        # Units so small that their measures are of the meter's own blocks: what is measured below a bound refutes it.
+        bounded = measured >= bound_peak
+        bound_cost = cost_bound(chain, budget) if bounded else math.inf
         facts = PlanFacts(
             minimise=goal.minimise,
             budget_bytes=budget,
             budget_of=goal.budget_of,
             predicted_peak_bytes=chosen.peak_bytes,
-            measured_peak_bytes=int(self.measured_peak_bytes(chosen)),
+            measured_peak_bytes=measured,
             predicted_cost=chosen.cost,
-            bound_cost=least_cost(chain, budget) if len(chain.units) <= LONG else None,
-            bound_peak_bytes=least_working_set_bytes(chain),
+            bound_cost=None if bound_cost == math.inf else bound_cost,
+            bound_peak_bytes=bound_peak if bounded else None,
             least_peak_bytes=schedules[0].peak_bytes,
             plain_cost=sum(unit.forward_cost for unit in chain.units),
             predicted_ratio=self._predicted_ratio(goal, chosen),
@@ -174,10 +196,10 @@ class Planner:
         update = {"name": goal.name, "fingerprint": fingerprint}
         return Planned(placement=fitting[peak].model_copy(update=update), facts=facts)
 
-    def _by_hand(self, below_bytes: float = math.inf) -> Iterator[tuple[Placement, int]]:
+    def _by_hand(self, below_bytes: float = math.inf, doubt: float = _DOUBT) -> Iterator[tuple[Placement, int]]:
         """Yield the placements by hand that train the same and peak below so many bytes, with their measured peaks.
 
-        The plain step is one of them. What is predicted to peak far higher is not measured.
+        The plain step is one of them. What is predicted to peak higher by more than the doubt is not measured.
         """
         plain = self._session.plain_peak_bytes
         if plain is not None and plain < below_bytes:
@@ -185,9 +207,11 @@ class Planner:
         options = {"batch_norm": "once"} if self._writes_buffers else {}
         for placement in by_hand(self._outline, options):
             predicted = self._predicted_by_hand(placement) if below_bytes < math.inf else None
-            if predicted is not None and predicted >= below_bytes * (1 + _DOUBT):
+            if predicted is not None and predicted >= below_bytes * (1 + doubt):
                 continue
             try:
+                if self._session.peak_bytes(placement, passes=1) >= below_bytes:
+                    continue
                 peak = self._session.peak_bytes(placement)
                 if peak < below_bytes and not self._training_changed_by(placement):
                     yield placement, peak
@@ -221,7 +245,7 @@ class Planner:
         Raises:
             PlacementError: it is not installed, or finds nothing.
         """
-        return self._handed_out(goal.name, regions_by_ckptplan(goal, self.profile))
+        return self._handed_out(goal.name, regions_by_ckptplan(goal, self._profiled(timed=True)))
 
     def _predicted_ratio(self, goal: Goal, schedule: Schedule) -> float | None:
         plain_s = self._timed.step_s if goal.minimise == "time" else None
@@ -232,6 +256,9 @@ class Planner:
         known = {regions: simulate(chain, regions) for regions in even_cuts(chain)}
         cuts = [(figures.cost, figures.peak_bytes, regions) for regions, figures in known.items()]
         near = [cut for cut in sorted(cuts) if cut[0] < chosen.cost and cut[1] <= budget * (1 + 2 * _SLACK)]
+        if abs(self.measured_peak_bytes(chosen) / chosen.peak_bytes - 1) <= _RIGHT:
+            # Even cuts are told as right, so that none is likely to fit but the one that is nearest to it.
+            near = sorted((cut for cut in near if cut[1] <= budget * (1 + _SLACK)), key=lambda cut: cut[1])[:1]
         for tries, (cost, peak, regions) in enumerate(near[:_TRIES], start=1):
             schedule = Schedule(regions=regions, peak_bytes=peak, cost=cost)
             if self._peak_within(schedule, budget) <= budget:
@@ -248,11 +275,11 @@ class Planner:
             raise PlacementError(f"{goal.name}: an end of the frontier cannot be run: {self._last_refusal}")
         return int(least) + (int(most) - int(least)) * (k - 1) // max(1, n - 1)
 
-    def measured_peak_bytes(self, schedule: Schedule) -> float:
+    def measured_peak_bytes(self, schedule: Schedule, *, passes: int = PASSES) -> float:
         """Return the peak of a step under it, metered once a session; infinite where it cannot be run."""
         if schedule.regions not in self._refused:
             try:
-                return self._session.peak_bytes(self._candidate(schedule.regions))
+                return self._session.peak_bytes(self._candidate(schedule.regions), passes=passes)
             except PlacementError as error:  # this candidate is no plan; another one may be
                 self._refused[schedule.regions] = str(error)
             except Exception as error:
@@ -277,7 +304,8 @@ class Planner:
 
         That is where it trains another way, or where a device that can be held to the budget cannot run it within.
         """
-        peak = self.measured_peak_bytes(schedule)
+        # What is no plan, one pass tells of.
+        peak = self.measured_peak_bytes(schedule, passes=1)
         if peak > budget:
             return peak
         if not self._runs_within(self._candidate(schedule.regions), budget):
@@ -286,12 +314,24 @@ class Planner:
 
     def _least_peak_bytes(self, schedules: Sequence[Schedule]) -> float:
         """Return the least measured peak of all that trains the same, by schedule or by hand."""
-        leanest = math.inf
+        leanest, predicted = math.inf, 0
         for schedule in schedules[:_TRIES]:
             if schedule.peak_bytes >= leanest:  # no further one is promised to go below what was measured
                 break
-            leanest = min(leanest, self._accepted_peak_bytes(schedule))
-        return min([leanest, *(peak for _, peak in self._by_hand(leanest))])
+            # One pass tells what is no leaner.
+            if self.measured_peak_bytes(schedule, passes=1) < leanest:
+                peak = self._accepted_peak_bytes(schedule)
+                leanest, predicted = min((leanest, predicted), (peak, schedule.peak_bytes))
+        return min([leanest, *(peak for _, peak in self._by_hand(leanest, self._doubt(leanest, predicted)))])
+
+    def _doubt(self, leanest: float, predicted: int) -> float:
+        """Return by how much predictions are doubted: by little where both ends of the frontier are told right."""
+        plain = self._session.plain_peak_bytes
+        if not plain or leanest == math.inf:
+            return _DOUBT
+        ends = (leanest, predicted), (plain, simulate(self.profile.chain("flops"), ()).peak_bytes)
+        is_right = all(abs(measured / told - 1) <= _RIGHT for measured, told in ends)
+        return 2 * _RIGHT if is_right else _DOUBT
 
     def _runs_within(self, placement: Placement, budget: int) -> bool:
         """Tell whether a step runs in no more than the budget, where a device can be held to it."""
@@ -407,21 +447,37 @@ class _Search:
     def best(self) -> int | None:
         """Return the point's index; None if not even the first fits.
 
-        Points predicted a little above the budget may fit all the same: they are measured first, the cheapest of them
-        before the others. Below the budget, a point that does not fit lowers the sights by its error.
+        Points predicted a little above the budget may fit all the same. Where the last one predicted to fit is near the
+        budget and is told too high, they are all measured, the cheapest of them before the others. Where it is told
+        right or too low they are tried upwards, and the first that does not fit is the last. Below the budget, a point
+        that does not fit lowers the sights by its error.
         """
-        inside = bisect_right(self._predicted, self._budget) - 1
-        above = bisect_right(self._predicted, int(self._budget * (1 + _SLACK))) - 1
-        for at in range(min(above, inside + _TRIES), inside, -1):
-            if self._fits(at):
-                return at
+        if not self._predicted:
+            return None
+        # Where not even the leanest is predicted to fit, it is as near as any.
+        inside = max(0, self._last_below(self._budget))
+        above = max(inside, min(self._last_below(int(self._budget * (1 + _SLACK))), inside + _TRIES))
+        if self._is_told_too_high(inside):
+            found = next((at for at in range(above, inside, -1) if self._fits(at)), inside)
+        else:
+            found = next((at - 1 for at in range(inside + 1, above + 1) if not self._fits(at)), above)
+        if found > inside:
+            return found
         at = inside
         while at >= 0:
             if self._fits(at):
                 return at
             error = self._measured(at) - self._predicted[at]
             at = at - 1 if error == math.inf else min(at - 1, self._last_below(self._budget - int(error)))
-        return 0 if self._predicted and self._fits(0) else None
+        return 0 if self._fits(0) else None
+
+    def _is_told_too_high(self, at: int) -> bool:
+        """Tell whether points above one that is predicted to fit may; far from the budget it says nothing of them."""
+        if self._predicted[at] < self._budget * (1 - _NEAR):
+            return True
+        self._tried.add(at)
+        measured = self._measured(at)
+        return measured == math.inf or measured < self._predicted[at] * (1 - _RIGHT)
 
     def _last_below(self, budget: int) -> int:
         return bisect_right(self._predicted, budget) - 1

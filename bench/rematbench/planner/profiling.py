@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -28,9 +29,8 @@ from rematbench.placing.parts import parts
 from rematbench.placing.shadowing import Forward, shadowed
 from rematbench.planner.profile import BEGINNING, Profile, UnitProfile, Way
 from rematbench.planner.scheduled import placement_of
-from rematbench.planner.signature import signature_of
 from rematbench.planner.unit_call import UnitCall, UnitError, as_saved, begun_with
-from rematbench.planner.unit_meter import UnitMeter
+from rematbench.planner.unit_meter import UnitMeter, UnitTrace
 from rematbench.planner.ways import Inside, UnitCosts, measure_unit
 from rematbench.solver.schedule import NOTHING, OFFLOAD, Schedule, UnitRegion
 from rematbench.solver.simulate import simulate
@@ -57,7 +57,12 @@ _WORTH = 1 / 128
 
 
 def profile(
-    workload: Workload, device: torch.device, at: str | None = None, *, plain_peak_bytes: int | None = None
+    workload: Workload,
+    device: torch.device,
+    at: str | None = None,
+    *,
+    plain_peak_bytes: int | None = None,
+    timed: bool = True,
 ) -> Profile:
     """Measure every unit of a model, and the loss as the last of them; the units are those of `parts`.
 
@@ -65,13 +70,16 @@ def profile(
 
     Args:
         plain_peak_bytes: of the plain step; a unit that is small beside it is not opened.
+        timed: seconds are taken too; else they are 0.
     """
     meter = UnitMeter(device)
     given = batch_tensors(workload.batch).values()
     saves = (*SELECTIVE, OFFLOAD) if meter.can_offload else SELECTIVE
     worth_bytes = int(_WORTH * (plain_peak_bytes or 0))
     modules = _closed(workload, device, parts(workload.module, at))
-    profiler = _Profiler(workload.module, modules, given, meter, saves, depth=_DEPTH, worth_bytes=worth_bytes)
+    profiler = _Profiler(
+        workload.module, modules, given, meter, saves, {}, depth=_DEPTH, worth_bytes=worth_bytes, timed=timed
+    )
     with shadowed(modules, profiler.around), profiler.between_units():
         output = call(workload)
         profiler.loss(output, workload.loss_fn or loss_of)
@@ -208,18 +216,21 @@ class _Profiler:
         given: Iterable[torch.Tensor],
         meter: UnitMeter,
         saves: Sequence[str],
+        costs: dict[tuple[Any, ...], UnitCosts],
         *,
         depth: int,
         worth_bytes: int,
+        timed: bool,
     ) -> None:
         self._module = module
         self._meter = meter
         self._saves = saves
         self._depth = depth
         self._worth_bytes = worth_bytes
+        self._timed = timed
         self._modules = modules
         self._tensors = _BoundaryTensors(iter((*module.parameters(), *module.buffers(), *given)))
-        self._costs: dict[tuple[Any, ...] | None, UnitCosts] = {}
+        self._costs = costs
         self._uses = _Uses(self._note_used)
         self._measuring = False
         self._between: dict[int, tuple[StorageReference, int]] = {}
@@ -274,10 +285,13 @@ class _Profiler:
         unit = UnitCall(forward=flat, leaves=tuple(leaves), members=(module,))
         with self._apart():
             try:
-                digest = signature_of(unit, self._meter)
-                costs = self._costs_of(unit, (type(module), str(spec), str(specs), digest) if digest else None)
+                trace = self._traced(unit)
+                digest = trace.digest if trace else None
+                signature = (*self._kind(module), str(spec), str(specs), digest) if digest else None
+                costs = self._costs_of(unit, trace, signature)
             except UnitError:
                 costs = None
+            del trace  # and the gradients that it has left behind
         if costs is None:
             # Torch, or the unit's own code, does not run it cut out of its graph. So it is no unit: it is run as the
             # model does it, and counts as what is saved between two units.
@@ -298,11 +312,30 @@ class _Profiler:
         self._expected = None if has_hooks(module) else _expected(place, Call.of(arguments), result)
         return result
 
-    def _costs_of(self, unit: UnitCall, signature: tuple[Any, ...] | None) -> UnitCosts:
+    def _kind(self, module: nn.Module) -> tuple[Any, ...]:
+        """Return what two units must have in common to be measured alike, besides that they do the same.
+
+        The names inside are those of the regions that it may be opened into.
+        """
+        names = [name for name, _ in module.named_modules(remove_duplicate=False)]
+        opened = (self._depth, self._worth_bytes) if len(names) > 1 else ()
+        return type(module), tuple(names), opened, tuple(self._saves)
+
+    def _traced(self, unit: UnitCall) -> UnitTrace | None:
+        """Run a step of a unit to know it by; None where torch refuses that, or it raises, as will come up again."""
+        try:
+            return self._meter.traced(unit, signed=True)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, UnitError):
+            return None
+
+    def _costs_of(self, unit: UnitCall, trace: UnitTrace | None, signature: tuple[Any, ...] | None) -> UnitCosts:
         """Return what was measured of a unit with this signature, or measure this one; None has no equal."""
-        costs = self._costs.get(signature) or measure_unit(
-            self._meter, unit, self._saves, lambda plain: self._insides(unit, plain)
-        )
+        if signature is not None and signature in self._costs:
+            return self._costs[signature]
+        insides = partial(self._insides, unit)
+        costs = measure_unit(self._meter, unit, self._saves, insides, trace=trace, timed=self._timed)
         if signature is not None:
             self._costs[signature] = costs
         return costs
@@ -317,7 +350,17 @@ class _Profiler:
         # The parts of a part are worth it where they are most of it: what is opened then is the one that matters.
         worth_bytes = max(self._worth_bytes, size // 4)
         tensors = [leaf for leaf in unit.leaves if isinstance(leaf, torch.Tensor)]
-        profiler = _Profiler(module, modules, tensors, self._meter, (), depth=self._depth - 1, worth_bytes=worth_bytes)
+        profiler = _Profiler(
+            module,
+            modules,
+            tensors,
+            self._meter,
+            (),
+            self._costs,  # a part of one unit may be a part of the next, which is measured once as well
+            depth=self._depth - 1,
+            worth_bytes=worth_bytes,
+            timed=self._timed,
+        )
         with self._meter.undisturbed(unit), shadowed(modules, profiler.around), profiler.between_units():
             try:
                 output = unit.run(unit.fresh_leaves())
@@ -349,7 +392,8 @@ class _Profiler:
             return (loss_fn(pytree.tree_unflatten(list(values), spec)),)
 
         with self._apart():
-            costs = measure_unit(self._meter, UnitCall(forward=flat, leaves=tuple(leaves), members=()), ())
+            unit = UnitCall(forward=flat, leaves=tuple(leaves), members=())
+            costs = measure_unit(self._meter, unit, (), timed=self._timed)
             try:
                 end_bytes = self._meter.read_backward(loss_fn(output))
             except UnitError:  # what was cut out of the graph is missing, as to a checkpoint of the model's own
@@ -390,7 +434,7 @@ class _Profiler:
                 forward_bytes=costs.forward_bytes,
                 forward_s=costs.forward_s,
                 forward_flops=costs.forward_flops,
-                rerun_s=costs.forward_s * costs.saved.early_share,
+                rerun_s=costs.rerun_s,
                 rerun_flops=costs.rerun_flops,
                 parameter_gradient_bytes=0,
                 can_be_region=can_be_region,

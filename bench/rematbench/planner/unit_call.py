@@ -75,13 +75,20 @@ class _EndUnit(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *outputs: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, uneven: bool, *outputs: torch.Tensor) -> torch.Tensor:
         ctx.likes = [(output.shape, output.dtype, output.device) for output in outputs]
+        ctx.uneven = uneven
         return outputs[0].new_zeros((), dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, _gradient: torch.Tensor) -> Any:
-        return tuple(torch.ones(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.likes)
+        made = _uneven if ctx.uneven else torch.ones
+        return None, *(made(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.likes)
+
+
+def _uneven(shape: torch.Size, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return a gradient for an output; one that is the same everywhere vanishes in a normalisation's backward."""
+    return torch.linspace(-1, 1, shape.numel(), device=device).reshape(shape).to(dtype)
 
 
 @dataclass(kw_only=True)
@@ -137,18 +144,11 @@ class UnitCall:
         with as_unit_error():
             return checkpointed(self.forward, leaves, {}) if checkpointed else self.forward(*leaves)
 
-    def step(
-        self,
-        phases: Phases,
-        checkpointed: Checkpointer | None = None,
-        *,
-        holding: bool = False,
-        casts: bool = False,
-    ) -> None:
+    def step(self, phases: Phases, checkpointed: Checkpointer | None = None, *, casts: bool = False) -> None:
         """Run forward and backward, as `checkpointed` does if it is given; gradients are dropped at the end.
 
-        Outputs are dropped right after forward unless `holding`, so that only what backward needs is there; and so are
-        the copies that autocast keeps unless `casts`. Backward runs outside of the model's autocast, as in a real step.
+        Outputs are dropped right after forward, so that only what backward needs is there; and so are the copies that
+        autocast keeps unless `casts`. Backward runs outside of the model's autocast, as in a real step.
 
         Raises:
             UnitError: the unit or torch raised.
@@ -157,13 +157,11 @@ class UnitCall:
         try:
             with phases("forward"):
                 outputs = self.run(leaves, checkpointed)
-                end = _EndUnit.apply(*_differentiable(outputs))  # type: ignore[no-untyped-call]
-                held = outputs if holding else ()
+                end = end_of(outputs)
                 del outputs
                 if not casts:
                     torch.clear_autocast_cache()
             with phases("backward"), outside_autocast(end.device):
-                del held
                 if end.requires_grad:
                     with as_unit_error():
                         end.backward()
@@ -204,6 +202,12 @@ def as_unit_error() -> Iterator[None]:
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), "")
         raise UnitError(f"{type(error).__name__}: {first_line}".removesuffix(": ")) from error
+
+
+def end_of(outputs: tuple[Any, ...], *, uneven: bool = False) -> torch.Tensor:
+    """Return what a backward may begin with; `uneven` gives the outputs gradients that nothing makes vanish."""
+    end: torch.Tensor = _EndUnit.apply(uneven, *_differentiable(outputs))  # type: ignore[no-untyped-call]
+    return end
 
 
 def _differentiable(outputs: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:

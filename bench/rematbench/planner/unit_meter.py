@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -16,13 +16,14 @@ from rematbench.measuring.flops import FlopMeter
 from rematbench.measuring.meter import Meter, grain_bytes, meter_for
 from rematbench.placing.calls import versions, written_since
 from rematbench.placing.checkpointing import Checkpointer
-from rematbench.planner.unit_call import UnitCall, as_saved, as_unit_error, needs_gradient
-from rematbench.torch_internals import outside_autocast, storage_key
+from rematbench.planner.signature import Recorder
+from rematbench.planner.unit_call import UnitCall, as_saved, as_unit_error, end_of, needs_gradient
+from rematbench.torch_internals import StorageReference, outside_autocast, storage_key
 from rematbench.traces.replay import Reading
 from rematbench.workload.devices import clock_for, is_accelerator
 from rematbench.workload.step import Phases, unmarked
 
-_ROUNDS = 5
+_ROUNDS = 3
 """How often seconds are taken; the median counts."""
 
 
@@ -35,7 +36,6 @@ class SavedTensors:
         made: positions of all outputs that are tensors.
         needing: positions of the outputs that require a gradient; `gradient_bytes` are of these gradients.
         new_bytes: of the storages that the call returns and made itself; `new_saved_bytes` of those that are saved.
-        early_share: how much of the call is over when the last tensor is saved.
         count: how many tensors are saved, one as often as it is.
     """
 
@@ -46,12 +46,33 @@ class SavedTensors:
     gradient_bytes: int
     new_bytes: int
     new_saved_bytes: int
-    early_share: float
     count: int
 
 
-class _AllSaved(Exception):
-    """Ends a forward at the last tensor that it saves."""
+class _AllSaved(BaseException):
+    """Ends a forward at the last tensor that it saves; no `except Exception` of the unit's own stops it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitTrace:
+    """What one step of a unit under a dispatch mode tells, all but the bytes it allocates.
+
+    Attributes:
+        digest: of all that it did; None where that was not asked for, or cannot be told.
+        saved: under a checkpoint only what is saved outside of it.
+        forward_flops, step_flops: counted in its forward, and in all of it.
+        writes_inputs: whether it changes what it is given in place.
+        keeps_outputs: whether all storages that it returns and made itself are there after forward, for its backward.
+        outcome: what it leaves behind, the gradients of its inputs and parameters and its buffers.
+    """
+
+    digest: str | None
+    saved: SavedTensors
+    forward_flops: int
+    step_flops: int
+    writes_inputs: bool
+    keeps_outputs: bool
+    outcome: Outcome
 
 
 class UnitMeter:
@@ -88,17 +109,10 @@ class UnitMeter:
         kinds = {"cpu", self._device.type}
         return torch.is_autocast_cache_enabled() and any(map(torch.is_autocast_enabled, kinds))
 
-    def read(
-        self,
-        call: UnitCall,
-        checkpointed: Checkpointer | None = None,
-        *,
-        holding: bool = False,
-        casts: bool = False,
-    ) -> Reading:
-        """Return what a step allocates; `holding` and `casts` as in `UnitCall.step`."""
+    def read(self, call: UnitCall, checkpointed: Checkpointer | None = None, *, casts: bool = False) -> Reading:
+        """Return what a step allocates; `casts` as in `UnitCall.step`."""
         with self.undisturbed(call):
-            return self._meter.read(lambda phases: call.step(phases, checkpointed, holding=holding, casts=casts))
+            return self._meter.read(lambda phases: call.step(phases, checkpointed, casts=casts))
 
     def read_unsaved(self, call: UnitCall) -> Reading:
         """Return what a forward allocates that saves nothing, as inside a region; held is what autocast keeps.
@@ -129,7 +143,7 @@ class UnitMeter:
 
         def step(phases: Phases) -> None:
             with phases("forward"), suppress(_AllSaved), saved_tensors_hooks(pack, as_saved):
-                call.forward(*call.fresh_leaves())
+                call.run(call.fresh_leaves())
 
         with self.undisturbed(call):
             return self._meter.read(step).peak_bytes
@@ -147,45 +161,90 @@ class UnitMeter:
 
         return self._meter.read(step).peak_bytes
 
-    def saved(self, call: UnitCall) -> SavedTensors:
-        """Return what autograd saves, as it hands it to the hooks for saved tensors."""
+    def traced(self, call: UnitCall, checkpointed: Checkpointer | None = None, *, signed: bool = False) -> UnitTrace:
+        """Run one step under a dispatch mode; `signed` makes a digest of it, which takes longer.
+
+        The gradients of the outcome are those of the step, uncopied: they are let go with it.
+
+        Raises:
+            UnitError: the unit, or torch, raised; torch may refuse a dispatch mode here.
+        """
+        recorder = Recorder() if signed else None
         storages: set[int] = set()
-        last, saves = 0.0, 0
+        saves = 0
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
-            nonlocal last, saves
+            nonlocal saves
             saves += 1
             storages.add(storage_key(tensor))
-            last = self._clock()
+            if recorder:
+                recorder.note("saved", tensor)
             # Packing a unit's output as itself would tie a knot: the tensor holds its graph, and that the tensor.
             return tensor.detach()
 
-        with self.undisturbed(call), saved_tensors_hooks(pack, as_saved):
-            start = self._clock()
-            leaves = call.fresh_leaves()
-            outputs = call.run(leaves)
-            stop = self._clock()
-        before = {storage_key(leaf) for leaf in (*leaves, *call.parameters) if isinstance(leaf, torch.Tensor)}
-        new = {
-            storage_key(leaf): leaf.untyped_storage().nbytes()
-            for leaf in outputs
-            if isinstance(leaf, torch.Tensor) and storage_key(leaf) not in before
-        }
-        return SavedTensors(
-            inputs=tuple(at for at, leaf in enumerate(leaves) if _is_in(leaf, storages)),
-            outputs=tuple(at for at, leaf in enumerate(outputs) if _is_in(leaf, storages)),
-            made=tuple(at for at, leaf in enumerate(outputs) if isinstance(leaf, torch.Tensor)),
-            needing=tuple(at for at, leaf in enumerate(outputs) if needs_gradient(leaf)),
-            gradient_bytes=sum(leaf.nbytes for leaf in outputs if needs_gradient(leaf)),
-            new_bytes=sum(new.values()),
-            new_saved_bytes=sum(size for storage, size in new.items() if storage in storages),
-            early_share=min(1.0, max(0.0, last - start) / max(stop - start, 1e-12)),
-            count=saves,
+        hooks = nullcontext() if checkpointed else saved_tensors_hooks(pack, as_saved)
+        gradients: dict[str, torch.Tensor | None] = {}
+        with self.undisturbed(call), recorder or FlopMeter() as meter, hooks:
+            try:
+                if recorder:
+                    recorder.note("inputs", call.leaves)
+                leaves = call.fresh_leaves()
+                before = versions(leaves)
+                for at in call.needing:
+                    leaves[at].register_hook(lambda gradient, at=at: gradients.update({f"input {at}": gradient}))
+                outputs = call.run(leaves, checkpointed)
+                if recorder:
+                    recorder.note("outputs", outputs)
+                with as_unit_error():
+                    end = end_of(outputs, uneven=True)
+                    saved, made = _saved_of(call, leaves, outputs, storages, saves)
+                writes_inputs = written_since(before) is not None
+                forward_flops = meter.read().flops
+                del leaves, before, outputs
+                torch.clear_autocast_cache()
+                keeps_outputs = all(storage.is_alive for storage in made)
+                if recorder:
+                    recorder.note("backward")
+                if end.requires_grad:
+                    with outside_autocast(self._device), as_unit_error():
+                        end.backward()
+                outcome = _left_behind(call, gradients)
+            finally:
+                for parameter in call.parameters:
+                    parameter.grad = None
+        return UnitTrace(
+            digest=recorder.digest() if recorder else None,
+            saved=saved,
+            forward_flops=forward_flops,
+            step_flops=meter.read().flops,
+            writes_inputs=writes_inputs,
+            keeps_outputs=keeps_outputs,
+            outcome=outcome,
         )
 
-    def forward_s(self, call: UnitCall) -> float:
-        """Return the seconds of a forward, the median over rounds."""
-        return median(self._forward_s(call) for _ in range(_ROUNDS))
+    def warm_up(self, call: UnitCall) -> None:
+        """Run a step that nobody looks at: the first one of a kernel allocates what none after it does."""
+        with self.undisturbed(call):
+            call.step(unmarked)
+
+    def seconds(self, call: UnitCall) -> tuple[float, float]:
+        """Return the seconds of a forward, the median over rounds, and of its part up to the last saved tensor."""
+        last = 0.0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal last
+            last = self._clock()
+            return tensor.detach()
+
+        with self.undisturbed(call), saved_tensors_hooks(pack, as_saved):
+            leaves = call.fresh_leaves()
+            start = self._clock()
+            outputs = call.run(leaves)
+            stop = self._clock()
+        del leaves, outputs
+        early_share = min(1.0, max(0.0, last - start) / max(stop - start, 1e-12))
+        forward_s = median(self._forward_s(call) for _ in range(_ROUNDS))
+        return forward_s, forward_s * early_share
 
     def _forward_s(self, call: UnitCall) -> float:
         with self.undisturbed(call):
@@ -204,63 +263,48 @@ class UnitMeter:
             call.step(unmarked, checkpointed)
             return self._clock() - start
 
-    def writes_inputs(self, call: UnitCall) -> bool:
-        """Tell whether the unit changes what it is given in place."""
-        with self.undisturbed(call):
-            leaves = call.fresh_leaves()
-            before = versions(leaves)
-            call.run(leaves)
-            return written_since(before) is not None
 
-    def outcome(self, call: UnitCall, checkpointed: Checkpointer | None = None) -> Outcome:
-        """Return what a step leaves behind: the gradients of its inputs and parameters, and its buffers."""
-        found: dict[str, torch.Tensor | None] = {}
-        with self.undisturbed(call):
-            try:
-                leaves = call.fresh_leaves()
-                for at in call.needing:
-                    leaves[at].register_hook(lambda gradient, at=at: found.update({f"input {at}": _copy(gradient)}))
-                outputs = call.run(leaves, checkpointed)
-                ends = [output for output in outputs if needs_gradient(output)]
-                with outside_autocast(self._device), as_unit_error():
-                    torch.autograd.backward(ends, [_uneven(output) for output in ends])
-                named = {name: own for member in call.members for name, own in member.named_parameters()}
-                buffers = {name: own for member in call.members for name, own in member.named_buffers()}
-                return Outcome(
-                    loss=torch.zeros(()),
-                    gradients=found | {name: _copy(own.grad) for name, own in named.items()},
-                    buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
-                    random={},
-                )
-            finally:
-                for parameter in call.parameters:
-                    parameter.grad = None
-
-    def flops(self, call: UnitCall, checkpointed: Checkpointer | None = None) -> tuple[int, int]:
-        """Return what a forward counts, and what a whole step does."""
-        counted: list[int] = []
-        with self.undisturbed(call), FlopMeter() as meter:
-
-            @contextmanager
-            def phases(_phase: str) -> Iterator[None]:
-                yield
-                counted.append(meter.read().flops)
-
-            call.step(phases, checkpointed)
-        return counted[0], counted[-1]
+def _saved_of(
+    call: UnitCall, leaves: Sequence[Any], outputs: Sequence[Any], storages: set[int], count: int
+) -> tuple[SavedTensors, list[StorageReference]]:
+    """Return what is saved among inputs and outputs by the storages that are, and those that the call made itself."""
+    before = {storage_key(leaf) for leaf in (*leaves, *call.parameters) if isinstance(leaf, torch.Tensor)}
+    new = {
+        storage_key(leaf): leaf
+        for leaf in outputs
+        if isinstance(leaf, torch.Tensor) and storage_key(leaf) not in before
+    }
+    sizes = {storage: leaf.untyped_storage().nbytes() for storage, leaf in new.items()}
+    saved = SavedTensors(
+        inputs=tuple(at for at, leaf in enumerate(leaves) if _is_in(leaf, storages)),
+        outputs=tuple(at for at, leaf in enumerate(outputs) if _is_in(leaf, storages)),
+        made=tuple(at for at, leaf in enumerate(outputs) if isinstance(leaf, torch.Tensor)),
+        needing=tuple(at for at, leaf in enumerate(outputs) if needs_gradient(leaf)),
+        gradient_bytes=sum(leaf.nbytes for leaf in outputs if needs_gradient(leaf)),
+        new_bytes=sum(sizes.values()),
+        new_saved_bytes=sum(size for storage, size in sizes.items() if storage in storages),
+        count=count,
+    )
+    return saved, [StorageReference(leaf) for leaf in new.values()]
 
 
-def _uneven(output: torch.Tensor) -> torch.Tensor:
-    """Return a gradient for an output; one that is the same everywhere vanishes in a normalisation's backward."""
-    whole = torch.linspace(-1, 1, output.numel(), device=output.device)
-    return whole.reshape(output.shape).to(output.dtype)
+def _left_behind(call: UnitCall, of_inputs: dict[str, torch.Tensor | None]) -> Outcome:
+    named = {name: own for member in call.members for name, own in member.named_parameters()}
+    buffers = {name: own for member in call.members for name, own in member.named_buffers()}
+    gradients = of_inputs | {name: own.grad for name, own in named.items()}
+    return Outcome(
+        loss=torch.zeros(()),
+        gradients={name: _dense(gradient) for name, gradient in gradients.items()},
+        buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
+        random={},
+    )
 
 
-def _copy(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    if tensor is None:  # the gradient of an input that nothing comes back to
+def _dense(gradient: torch.Tensor | None) -> torch.Tensor | None:
+    """Return a gradient to compare; None stands for that of an input which nothing comes back to."""
+    if gradient is None:
         return None
-    kept = tensor.detach().to("cpu", copy=True)
-    return kept if kept.layout == torch.strided else kept.to_dense()
+    return gradient.detach() if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def _is_in(leaf: Any, storages: set[int]) -> bool:

@@ -13,7 +13,7 @@ from rematbench.placement.placement import Placement, Region
 from rematbench.placing.apply import applied
 from rematbench.planner.profile import BEGINNING, Way
 from rematbench.planner.unit_call import UnitCall, UnitError
-from rematbench.planner.unit_meter import SavedTensors, UnitMeter
+from rematbench.planner.unit_meter import SavedTensors, UnitMeter, UnitTrace
 from rematbench.solver.schedule import NOTHING, OFFLOAD
 from rematbench.traces.replay import Reading
 
@@ -37,7 +37,7 @@ class UnitCosts:
 
     Attributes:
         ways: how it can be run, the plain way first.
-        forward_bytes, forward_s, forward_flops, rerun_flops, refusals: as in `UnitProfile`.
+        forward_bytes, forward_s, forward_flops, rerun_s, rerun_flops, refusals: as in `UnitProfile`.
         cast_bytes: kept by autocast of what it has cast in a forward that saves nothing; None outside of autocast.
         gradient_bytes: what the gradient of each input that requires one holds, by its position among the leaves.
     """
@@ -49,6 +49,7 @@ class UnitCosts:
     forward_bytes: int
     forward_s: float
     forward_flops: int
+    rerun_s: float
     rerun_flops: int
     refusals: Mapping[str, str]
 
@@ -66,15 +67,24 @@ def measure_unit(
     call: UnitCall,
     saves: Sequence[str],
     insides: Callable[[Way], Iterable[Inside]] = lambda _plain: (),
+    *,
+    trace: UnitTrace | None = None,
+    timed: bool = True,
 ) -> UnitCosts:
     """Measure a unit plainly, recomputed, by each save set, and with each of some regions inside.
 
     What it cannot be run as is told in `refusals`; every way fails by itself.
+
+    Args:
+        trace: of its plain step, where there is one.
+        timed: seconds are taken, which is most of the work; else they are 0.
     """
-    meter.read(call)  # discarded: the first step of a kernel allocates what none after it does
-    saved = meter.saved(call)
-    forward_flops, plain_flops = meter.flops(call)
-    plain = _plain_way(meter, call, saved, "everything")
+    trace = trace or meter.traced(call)
+    meter.warm_up(call)
+    saved = trace.saved
+    unsaved = meter.read_unsaved(call)
+    cast_bytes = unsaved.held_bytes if meter.in_autocast else None
+    plain = _plain_way(meter, call, saved, "everything", casts=bool(cast_bytes))
     gradient_bytes = tuple(call.gradient_bytes)
     if saved.count and call.members:
         plain = replace(plain, way=replace(plain.way, rerun_peak_bytes=meter.read_rerun(call, saved)))
@@ -83,31 +93,32 @@ def measure_unit(
     ways = [plain]
     if not saved.needing:
         refusals[NOTHING] = "none of its outputs requires a gradient"
-    elif meter.writes_inputs(call):
+    elif trace.writes_inputs:
         # A region may cover it that begins before it, and runs all of it again.
         refusals[BEGINNING] = "it changes its input in place"
-        rerun_flops = forward_flops
+        rerun_flops = trace.forward_flops
     else:
         with _noting(refusals, NOTHING):
-            rerun_flops = max(0, meter.flops(call, call.saving(NOTHING))[1] - plain_flops)
-            _refuse_other_training(meter, call)
+            recomputed = meter.traced(call, call.saving(NOTHING))
+            rerun_flops = max(0, recomputed.step_flops - trace.step_flops)
+            _refuse_other_training(meter, call, trace, recomputed)
+            del recomputed  # and the gradients that it has left behind
     for save in saves if not refusals else ():
         with _noting(refusals, save):
-            found = _selective_way(meter, call, save, saved, plain_flops)
-            if found.way.saved_bytes < plain.way.saved_bytes:
+            if found := _selective_way(meter, call, save, trace, plain.way.saved_bytes, cast_bytes, timed=timed):
                 ways.append(found)
     if saved.needing and call.members:
-        ways += _ways_inside(meter, call, insides, plain, plain_flops)
-    unsaved = meter.read_unsaved(call)
-    cast_bytes = unsaved.held_bytes if meter.in_autocast else None
+        ways += _ways_inside(meter, call, insides, plain, trace.step_flops, casts=bool(cast_bytes))
+    forward_s, rerun_s = meter.seconds(call) if timed else (0.0, 0.0)
     return UnitCosts(
         saved=saved,
-        ways=tuple(_with_casts(meter, call, found, cast_bytes) for found in ways) if cast_bytes else tuple(ways),
+        ways=tuple(ways),
         cast_bytes=cast_bytes,
         gradient_bytes=dict(zip(call.needing, gradient_bytes, strict=False)),
         forward_bytes=unsaved.peak_bytes,
-        forward_s=meter.forward_s(call),
-        forward_flops=forward_flops,
+        forward_s=forward_s,
+        forward_flops=trace.forward_flops,
+        rerun_s=rerun_s,
         rerun_flops=rerun_flops,
         refusals=refusals,
     )
@@ -126,17 +137,16 @@ def _noting(refusals: dict[str, str], save: str) -> Iterator[None]:
     gc.collect()
 
 
-def _refuse_other_training(meter: UnitMeter, call: UnitCall) -> None:
+def _refuse_other_training(meter: UnitMeter, call: UnitCall, plain: UnitTrace, recomputed: UnitTrace) -> None:
     """Refuse a unit that leaves other gradients or buffers behind when recomputed, where running it twice does not.
 
     Raises:
         UnitError: it reads what it has written, as a running average or a codebook, or draws by itself.
     """
-    plain, recomputed = meter.outcome(call), meter.outcome(call, call.saving(NOTHING))
-    found = compare(plain, plain, recomputed)
+    found = compare(plain.outcome, plain.outcome, recomputed.outcome)
     if found.gradients == "bitwise" and found.buffers == "equal":
         return
-    found = compare(plain, meter.outcome(call), recomputed)
+    found = compare(plain.outcome, meter.traced(call).outcome, recomputed.outcome)
     if found.buffers == "different":
         raise UnitError(f"recomputing it changes its buffer {found.buffer} once more")
     if found.gradients == "different":
@@ -144,7 +154,13 @@ def _refuse_other_training(meter: UnitMeter, call: UnitCall) -> None:
 
 
 def _ways_inside(
-    meter: UnitMeter, call: UnitCall, insides: Callable[[Way], Iterable[Inside]], plain: MeasuredWay, plain_flops: int
+    meter: UnitMeter,
+    call: UnitCall,
+    insides: Callable[[Way], Iterable[Inside]],
+    plain: MeasuredWay,
+    plain_flops: int,
+    *,
+    casts: bool,
 ) -> Iterator[MeasuredWay]:
     """Measure the unit with regions inside; what cannot be run so, or needs no less than the plain way, is left out."""
     (module,) = call.members
@@ -152,15 +168,15 @@ def _ways_inside(
         name = f"inside {number}"
         try:
             with applied(module, Placement(name=name, regions=inside.regions)):
-                found = _plain_way(meter, call, meter.saved(call), name)
-                flops = meter.flops(call)[1]
+                trace = meter.traced(call)
+                found = _plain_way(meter, call, trace.saved, name, casts=casts)
         except (UnitError, PlacementError):
             gc.collect()
             continue
         way = replace(
             found.way,
             recompute_s=inside.recompute_s,
-            recompute_flops=max(0, flops - plain_flops),
+            recompute_flops=max(0, trace.step_flops - plain_flops),
             inside=inside.regions,
         )
         before = plain.way
@@ -168,7 +184,9 @@ def _ways_inside(
             yield replace(found, way=way)
 
 
-def _plain_way(meter: UnitMeter, call: UnitCall, saved: SavedTensors, name: str) -> MeasuredWay:
+def _plain_way(meter: UnitMeter, call: UnitCall, saved: SavedTensors, name: str, *, casts: bool) -> MeasuredWay:
+    """Measure the unit as it is; with `casts` also what autocast keeps of it beside what it saves itself."""
+    lingering = meter.read(call, casts=True).held_bytes if casts else 0
     reading = meter.read(call)
     way = Way(
         save=name,
@@ -176,39 +194,41 @@ def _plain_way(meter: UnitMeter, call: UnitCall, saved: SavedTensors, name: str)
         saved_bytes=reading.held_bytes - meter.end_bytes - saved.new_saved_bytes,
         forward_peak_bytes=reading.phase_peak_bytes["forward"] - meter.end_bytes,
         backward_peak_bytes=_backward_peak(reading, saved),
+        lingering_bytes=lingering - reading.held_bytes if casts else 0,
     )
     return MeasuredWay(way=way, inputs=saved.inputs, outputs=saved.outputs)
 
 
-def _with_casts(meter: UnitMeter, call: UnitCall, found: MeasuredWay, cast_bytes: int) -> MeasuredWay:
-    """Say what autocast keeps of a unit beside what the unit itself saves."""
-    if found.way.save == "everything":
-        lingering = meter.read(call, casts=True).held_bytes - meter.read(call).held_bytes
-    elif found.way.inside:
-        with applied(call.members[0], Placement(name=found.way.save, regions=found.way.inside)):
-            lingering = meter.read(call, casts=True).held_bytes - meter.read(call).held_bytes
-    else:
-        lingering = cast_bytes
-    return replace(found, way=replace(found.way, lingering_bytes=lingering))
-
-
-def _selective_way(meter: UnitMeter, call: UnitCall, save: str, saved: SavedTensors, plain_flops: int) -> MeasuredWay:
+def _selective_way(
+    meter: UnitMeter,
+    call: UnitCall,
+    save: str,
+    plain: UnitTrace,
+    plain_saved_bytes: int,
+    cast_bytes: int | None,
+    *,
+    timed: bool,
+) -> MeasuredWay | None:
+    """Measure the unit by a save set; None where that saves no less than the plain way, which recomputes nothing."""
     checkpointed = call.saving(save)
-    # A policy's cache holds tensors that no hook sees. Whether the outputs are among them shows in the difference: a
-    # step that holds its outputs holds no more than one that drops them.
-    reading, holding = meter.read(call, checkpointed), meter.read(call, checkpointed, holding=True)
-    saved_of_outputs = saved.new_bytes - (holding.held_bytes - reading.held_bytes)
-    whole = bool(saved.new_bytes) and saved_of_outputs == saved.new_bytes
-    _, flops = meter.flops(call, checkpointed)
+    # A policy's cache holds tensors that no hook sees. Whether the outputs are among them shows in that they are there
+    # when nobody else holds them.
+    trace, reading = meter.traced(call, checkpointed), meter.read(call, checkpointed)
+    saved = plain.saved
+    whole = bool(saved.new_bytes) and trace.keeps_outputs
     # Offloading recomputes nothing, so that it keeps no random state.
     region_bytes = 0 if save == OFFLOAD else meter.region_bytes
+    saved_bytes = reading.held_bytes - meter.end_bytes - region_bytes - (saved.new_bytes if whole else 0)
+    if saved_bytes >= plain_saved_bytes:
+        return None
     way = Way(
         save=save,
-        saved_bytes=reading.held_bytes - meter.end_bytes - region_bytes - (saved_of_outputs if whole else 0),
+        saved_bytes=saved_bytes,
         forward_peak_bytes=reading.phase_peak_bytes["forward"] - meter.end_bytes,
         backward_peak_bytes=_backward_peak(reading, saved),
-        recompute_s=meter.extra_s(call, checkpointed),
-        recompute_flops=max(0, flops - plain_flops),
+        lingering_bytes=cast_bytes or 0,
+        recompute_s=meter.extra_s(call, checkpointed) if timed else 0.0,
+        recompute_flops=max(0, trace.step_flops - plain.step_flops),
     )
     return MeasuredWay(way=way, outputs=saved.made if whole else ())
 

@@ -45,6 +45,7 @@ class Column:
         unit: of a number; a column with one is read back as a number, whole for what is counted.
         value: answers None where the number is absent, and the cell stays empty.
         required: a file without it is none of ours; one that is not came later, and is empty in older files.
+        signed: whether the number may be below zero, as what has become less than it was.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Column:
     meaning: str
     value: Callable[[Context], Any]
     required: bool = True
+    signed: bool = False
 
     def parse(self, cell: str) -> Any:
         """Read a cell back; an empty one is None.
@@ -60,7 +62,10 @@ class Column:
             FigureError: it is a number that nothing measured can be.
             ValueError: it is not of the column's kind.
         """
-        return _KINDS[self.unit].parse(cell) if cell else None
+        value = _KINDS[self.unit].parse(cell) if cell else None
+        if isinstance(value, int | float) and value < 0 and not self.signed:
+            raise FigureError(cell)
+        return value
 
     @property
     def dtype(self) -> str:
@@ -225,11 +230,17 @@ def _allocator(context: Context) -> str | None:
 
 
 def _column(
-    name: str, unit: str, meaning: str, value: Callable[[Context], Any] | str | None = None, *, required: bool = True
+    name: str,
+    unit: str,
+    meaning: str,
+    value: Callable[[Context], Any] | str | None = None,
+    *,
+    required: bool = True,
+    signed: bool = False,
 ) -> Column:
     """Declare a column; its value is a function, the path of a field of the measurement, or the field of its name."""
     read = value if callable(value) else _recorded(value or name)
-    return Column(name=name, unit=unit, meaning=meaning, value=read, required=required)
+    return Column(name=name, unit=unit, meaning=meaning, value=read, required=required, signed=signed)
 
 
 def csv_lines(rows: Iterable[Iterable[str]]) -> str:
@@ -267,7 +278,9 @@ COLUMNS = (
     _column("static_bytes", "bytes", "parameters, buffers, batch and optimizer state", "memory.static_bytes"),
     _column("peak_bytes", "bytes", "greatest allocation above the start of the step", "memory.peak_bytes"),
     _column("peak_ratio", "×", "peak over the peak of `none`", _peak_over("plain")),
-    _column("held_bytes", "bytes", "allocated at the end of forward, above the start", "memory.held_bytes"),
+    _column(
+        "held_bytes", "bytes", "allocated at the end of forward, above the start", "memory.held_bytes", signed=True
+    ),
     _column("peak_phase", "", "phase the peak falls in; recomputation is in `backward`", "memory.peak_phase"),
     _column("repeatable", "yes/no", "whether both memory passes found the same peak", "memory.repeatable"),
     _column("step_median_s", "s", "median time of a step", _timed(step_median_s)),
@@ -277,7 +290,7 @@ COLUMNS = (
     _column("step_ratio_high", "×", "upper end of its 95 % bootstrap interval", _step_over_plain("high")),
     _column("rounds", "rounds", "timed, each running every placement once", _timed(lambda timing: len(timing.step_s))),
     _column("forward_flops", "FLOP", "floating-point operations of the forward pass", "flops.forward"),
-    _column("recompute_flops", "FLOP", "what the placement adds to the plain step's", "flops.recompute"),
+    _column("recompute_flops", "FLOP", "what the placement adds to the plain step's", "flops.recompute", signed=True),
     _column("uncounted_ops", "", "operators on floats without a FLOP formula", _uncounted),
     _column("gradients", "", "`bitwise`, `noise`, `close` or `different` from `none`", "equality.gradients"),
     _column("gradients_max_abs_diff", "difference", "greatest, absolute", "equality.gradients_max_abs_diff"),
@@ -285,7 +298,7 @@ COLUMNS = (
     _column("loss", "", "`equal` or `different`, bit for bit", "equality.loss"),
     _column("buffers", "", "`equal` or `different` after the step, bit for bit", "equality.buffers"),
     _column("rng_state", "", "`equal` or `different` after the step", "equality.rng_state"),
-    _column("resident_bytes", "bytes", "growth of the resident set over a step (`--resident`)"),
+    _column("resident_bytes", "bytes", "growth of the resident set over a step (`--resident`)", signed=True),
     _column("reserved_bytes", "bytes", "taken from the GPU by its caching allocator, at most", "memory.reserved_bytes"),
     _column("memory_meter", "", "how the bytes were measured", "memory.meter"),
     _column("torch", "", "version", "environment.torch"),

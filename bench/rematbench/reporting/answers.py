@@ -1,4 +1,4 @@
-"""What a page says in words: what holds the memory at its peak, and whether training stays the same."""
+"""What a page says in words: what holds the memory at its peak, plain and lowest, and whether training is the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def answers(model: Model) -> list[str]:
     """Return the sentences about a model, on its peak and on training; one that not all series share says whose."""
     said: dict[str, list[str]] = {}
     for series in model.series:
-        for sentence in (*_peak(series), *training(series.rows), *failures(series.rows)):
+        for sentence in (*_peak(series), *_lowest(series), *training(series.rows), *failures(series.rows)):
             said.setdefault(sentence, []).append(series.label)
     return [
         sentence if len(labels) == len(model.series) else f"{', '.join(labels)}: {sentence}"
@@ -45,6 +45,20 @@ def _peak(series: Series) -> Iterator[str]:
         f"Under none the step peaks {format_bytes(memory.peak_bytes)} above its start, in {memory.peak_phase}; "
         f"{' and '.join(_holders(memory))}. On top come {format_bytes(memory.static_bytes)} that are there before it: "
         "parameters, buffers, batch and optimizer state."
+    )
+
+
+def _lowest(series: Series) -> Iterator[str]:
+    """Say what is left at the peak of the placement that has the lowest and leaves training alone."""
+    rows = [row for row in series.rows if row.is_ok and not row.is_plain and row.cells["gradients"] != "different"]
+    memories = {row.name: row.measurement.memory for row in rows if row.measurement and row.measurement.memory}
+    least = min(memories, key=lambda name: memories[name].peak_bytes, default=None)
+    if least is None or not memories[least].at_peak:
+        return
+    memory = memories[least]
+    yield (
+        f"The lowest peak, {format_bytes(memory.peak_bytes)} in {memory.peak_phase}, has {least}; "
+        f"{' and '.join(_holders(memory))}. rematbench why says what lowers it further."
     )
 
 

@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from rematbench.record import Record
+from rematbench.records.diagnosis import Diagnosis
 from rematbench.records.inspection import Inspection
 from rematbench.records.measurement import Environment, Measurement, Status, Timing
 from rematbench.suite.suite import Device, Job
 
-Stage = Literal["building", "inspecting", "plain step", "measuring", "timing", "resident"]
+Stage = Literal["building", "inspecting", "diagnosing", "plain step", "measuring", "timing", "resident"]
 
 
 class ProbeOrder(Record):
@@ -56,6 +57,15 @@ class InspectOrder(Record):
 
     kind: Literal["inspect"] = "inspect"
     job: Job
+
+
+class WhyOrder(Record):
+    """Say why a job's model takes its memory under one of its placements, in steps of so many micro-batches."""
+
+    kind: Literal["why"] = "why"
+    job: Job
+    placement: str
+    accumulate: int
 
 
 class Probed(Record):
@@ -121,6 +131,13 @@ class Inspected(Record):
     inspection: Inspection
 
 
+class Diagnosed(Record):
+    """Answer to the question why."""
+
+    kind: Literal["diagnosed"] = "diagnosed"
+    diagnosis: Diagnosis
+
+
 class Failed(Record):
     """A placement failed; the worker ends after this. `placement` is empty when the model could not be built."""
 
@@ -150,13 +167,13 @@ class Done(Record):
     kind: Literal["done"] = "done"
 
 
-Order = Annotated[ProbeOrder | JobOrder | ResidentOrder | InspectOrder, Field(discriminator="kind")]
+Order = Annotated[ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder, Field(discriminator="kind")]
 Message = Annotated[
-    Probed | Began | Built | Ended | Measured | Timed | Resident | Inspected | Failed | Refused | Done,
+    Probed | Began | Built | Ended | Measured | Timed | Resident | Inspected | Diagnosed | Failed | Refused | Done,
     Field(discriminator="kind"),
 ]
 
-ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder] = TypeAdapter(Order)
+ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder] = TypeAdapter(Order)
 MESSAGE: TypeAdapter[
-    Probed | Began | Built | Ended | Measured | Timed | Resident | Inspected | Failed | Refused | Done
+    Probed | Began | Built | Ended | Measured | Timed | Resident | Inspected | Diagnosed | Failed | Refused | Done
 ] = TypeAdapter(Message)

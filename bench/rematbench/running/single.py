@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from rematbench.errors import RematbenchError, SuiteError, unknown
 from rematbench.placement.placement import PLAIN, first_problem
+from rematbench.record import Record
 from rematbench.records.columns import Cells
+from rematbench.records.diagnosis import Diagnosis
 from rematbench.records.inspection import Inspection
 from rematbench.records.measurement import Memory
 from rematbench.records.run import Key, Row, Run, key_of, rows_of
@@ -21,10 +23,11 @@ from rematbench.records.store import Store
 from rematbench.running.malloc import keeping
 from rematbench.running.process import Worker
 from rematbench.running.progress import SilentWatcher
-from rematbench.running.protocol import Failed, Inspected, InspectOrder
+from rematbench.running.protocol import Diagnosed, Failed, Inspected, InspectOrder, WhyOrder
 from rematbench.running.runner import LOG, probe, run_suite
-from rematbench.suite.suite import Suite
+from rematbench.suite.suite import Job, Suite
 
+_Answer = TypeVar("_Answer", bound=Record)
 _SHOWN_LINES = 20
 
 
@@ -109,16 +112,33 @@ def inspect_single(suite: Suite, root: Path) -> Inspection:
         CaseFailedError: it failed; the sentence is followed by the last lines of the worker's output.
         RematbenchError: a usage error.
     """
+    return _asked(suite, root, lambda job: InspectOrder(job=job), Inspected).inspection
+
+
+def why_single(suite: Suite, root: Path, accumulate: int = 1) -> Diagnosis:
+    """Say why a suite's one model takes its memory under the last of its placements, on its first device.
+
+    Raises:
+        CaseFailedError, RematbenchError: as for `inspect_single`.
+    """
+    placement = suite.placements[-1].name
+    return _asked(
+        suite, root, lambda job: WhyOrder(job=job, placement=placement, accumulate=accumulate), Diagnosed
+    ).diagnosis
+
+
+def _asked(suite: Suite, root: Path, order: Callable[[Job], InspectOrder | WhyOrder], answer: type[_Answer]) -> _Answer:
+    """Have a worker carry out one order about a suite's one model, and return its answer."""
     suite.check_models(root)
     with tempfile.TemporaryDirectory() as folder:
         store = Store.begin(Path(folder), suite.to_toml())
         device = probe(suite.settings.devices[0], suite.settings, store, SilentWatcher())
         [job] = suite.jobs(root, [device])
         log = store.folder / LOG
-        with Worker(InspectOrder(job=job), log, suite.settings.timeout_s, keeping()) as worker:
+        with Worker(order(job), log, suite.settings.timeout_s, keeping()) as worker:
             for message in worker.messages():
-                if isinstance(message, Inspected):
-                    return message.inspection
+                if isinstance(message, answer):
+                    return message
                 if isinstance(message, Failed):
                     raise CaseFailedError("\n".join([f"{job.model.name}: {message.message}", *_output(log)]))
     raise AssertionError("a worker's messages end with Failed or Done")

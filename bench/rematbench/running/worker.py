@@ -27,6 +27,7 @@ from rematbench.errors import PlacementError, RematbenchError
 from rematbench.inspecting.caches import cache_warnings
 from rematbench.inspecting.inspect import inspect
 from rematbench.inspecting.structure import structure_of
+from rematbench.inspecting.why import diagnose
 from rematbench.loading import user_imports
 from rematbench.measuring.cpu_meter import UncountedError
 from rematbench.measuring.meter import meter_for, self_test
@@ -38,12 +39,14 @@ from rematbench.placement.placement import PLAIN, Placement
 from rematbench.placing.outline import outline
 from rematbench.planner.planner import Planner
 from rematbench.record import Record
+from rematbench.records.diagnosis import Diagnosis
 from rematbench.records.measurement import Measurement, PlanFacts, Status, Structure, Timing
 from rematbench.records.statistics import step_ratio
 from rematbench.running.protocol import (
     ORDER,
     Began,
     Built,
+    Diagnosed,
     Done,
     Ended,
     Failed,
@@ -58,6 +61,7 @@ from rematbench.running.protocol import (
     ResidentOrder,
     Stage,
     Timed,
+    WhyOrder,
 )
 from rematbench.suite.suite import Device, Job
 from rematbench.workload.building import build, floating_dtype
@@ -125,7 +129,7 @@ def _speaking_on(channel: TextIO) -> Say:
     return say
 
 
-def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder, say: Say) -> None:
+def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder, say: Say) -> None:
     """Do what is ordered and say each thing the moment it is known.
 
     Raises:
@@ -172,7 +176,7 @@ class _Work:
         self._environment = environment_of(self._device, job.model.root)
         self._sources = Sources(job.model.root, job.model.reference)
 
-    def run(self, order: JobOrder | ResidentOrder | InspectOrder) -> None:
+    def run(self, order: JobOrder | ResidentOrder | InspectOrder | WhyOrder) -> None:
         with self._stage("", "building"):
             self._session = self._build()
             self._dtype = floating_dtype(self._session.workload)
@@ -183,6 +187,10 @@ class _Work:
         if isinstance(order, InspectOrder):
             with self._stage("", "inspecting"):
                 self._say(Inspected(inspection=inspect(self._session, self._job, self._device)))
+            return
+        if isinstance(order, WhyOrder):
+            with self._stage("", "diagnosing"):
+                self._say(Diagnosed(diagnosis=self._diagnosis(order)))
             return
         if isinstance(order, ResidentOrder):
             self._resident(order.placement)
@@ -329,6 +337,19 @@ class _Work:
             clock=clock_for(self._device),
             rounds=settings.rounds,
             is_settled=is_settled,
+        )
+
+    def _diagnosis(self, order: WhyOrder) -> Diagnosis:
+        case = next(case for case in self._job.cases if case.name == order.placement)
+        if case.strategy is not None and case.strategy.strategy.measures:
+            self._session.keep_plain()  # what a share of its bytes is of, and what a plan is held to
+        return diagnose(
+            self._session,
+            self._placement(order.placement),
+            model=self._job.model.name,
+            device=self._device,
+            accumulate=order.accumulate,
+            environment=self._environment,
         )
 
     def _resident(self, name: str) -> None:

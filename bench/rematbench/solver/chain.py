@@ -46,6 +46,11 @@ class Choice:
     nests: bool = False
     regions: int = 0
 
+    @property
+    def last_peak_bytes(self) -> int:
+        """What its forward needs where a recomputation ends with it."""
+        return self.forward_peak_bytes if self.rerun_peak_bytes is None else self.rerun_peak_bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:

@@ -21,10 +21,12 @@ class Lookups:
     Attributes:
         chain: what they are about.
         stride: regions longer than twice this begin and end at its multiples only.
+        longest: no region is longer; None for any length.
     """
 
     chain: UnitChain
     stride: int
+    longest: int | None = None
 
     @cached_property
     def gradients(self) -> list[int]:
@@ -37,6 +39,24 @@ class Lookups:
     def lingering(self) -> list[int]:
         """What lingers of earlier units when each first runs, by the search's own reckoning."""
         return self.chain.lingering_bytes()
+
+    @cached_property
+    def reruns(self) -> list[int]:
+        """What is live beside what is held while a region that ends at each boundary is run again."""
+        return [gradient + self.chain.rerun_bytes for gradient in self.gradients]
+
+    def first_run(self, at: int) -> int:
+        """Return what is live when a unit first runs, at depth 0, besides what is held and what it needs itself."""
+        return self.chain.units[at].passing_bytes + self.lingering[at]
+
+    def between(self, at: int, charged: Tensors) -> int:
+        """Return what is needed around a unit at depth 0, in what room it is and all that follows have.
+
+        That is right before it, above what is held and goes in, and once its backward is over, above what is held.
+        """
+        unit = self.chain.units[at]
+        before = unit.fixed_bytes + self.input_held(at, charged) + self.lingering[at] + unit.before_bytes
+        return max(before, unit.after_bytes)
 
     @cached_property
     def forward_costs(self) -> Array:
@@ -58,7 +78,8 @@ class Lookups:
 
     def _some(self, stops: Array, start: int) -> Array:
         far = stops % self.stride == 0 if start % self.stride == 0 else np.zeros(len(stops), bool)
-        return stops[far | (stops - start <= 2 * self.stride)]
+        lengths = stops - start
+        return stops[(far | (lengths <= 2 * self.stride)) & (lengths <= (self.longest or len(self.chain.units)))]
 
     @cached_property
     def region_peaks(self) -> list[Array]:
@@ -79,7 +100,7 @@ class Lookups:
         each = [
             chain.bytes_of(chain.values[at] - first)
             + chain.units[at].forward_bytes
-            + (self.lingering[at] + chain.units[at].passing_bytes if first_run else 0)
+            + (self.first_run(at) if first_run else 0)
             for at in inside
         ]
         return np.maximum.accumulate(np.array(each, np.int64))[stops - start - 1]
@@ -93,8 +114,8 @@ class Lookups:
             found[at].add(self.chain.values[at])
             for choice in range(len(self.chain.units[at].choices)):
                 found[at + 1] |= {self.after_unit(at, choice, before) for before in found[at]}
-            for stop in self.stops[at]:
-                found[stop].add(self.after_region(at, stop))
+            for stop, tensors in zip(self.stops[at].tolist(), self.after_regions(at), strict=True):
+                found[stop].add(tensors)
         return found
 
     def saved(self, at: int, choice: int) -> Tensors:
@@ -106,6 +127,28 @@ class Lookups:
 
     def after_region(self, start: int, stop: int) -> Tensors:
         return self.chain.values[start] & self.chain.values[stop]
+
+    def after_regions(self, start: int) -> list[Tensors]:
+        """Return what is charged after each of the regions in `stops`; once nothing is left, nothing comes back."""
+        found: list[Tensors] = []
+        left = self.chain.values[start]
+        for stop in self.stops[start].tolist():
+            left = left and left & self.chain.values[stop]
+            found.append(left)
+        return found
+
+    def run_start(self, unit: int) -> int:
+        """Return the first unit of those that one region may cover together with this one."""
+        return int(self._run_starts[unit])
+
+    @cached_property
+    def _run_starts(self) -> Array:
+        units, joins = self.chain.units, self.chain.joins
+        starts = np.arange(len(units))
+        for at in range(1, len(units)):
+            if joins[at - 1] and units[at].can_be_region and units[at - 1].can_be_region:
+                starts[at] = starts[at - 1]
+        return starts
 
     def unit_held(self, at: int, choice: int, charged: Tensors) -> int:
         return self.chain.units[at].choices[choice].saved_bytes + self.chain.bytes_of(self.saved(at, choice) - charged)

@@ -75,8 +75,8 @@ def _looked_up(keys: Array, table: Array, table_owner: Array, owner: Array) -> t
     return present, found[present]
 
 
-def least(candidates: Sequence[ParetoList], *, limit: int, points: int | None) -> ParetoList:
-    """Return the points no other is at least as good as, with peaks up to `limit`, thinned to `points` where given."""
+def least(candidates: Sequence[ParetoList], *, limit: int) -> ParetoList:
+    """Return the points no other is at least as good as, with peaks up to `limit`."""
     peaks = np.concatenate([one.peaks for one in candidates])
     costs = np.concatenate([one.costs for one in candidates])
     picks = np.concatenate([one.picks for one in candidates])
@@ -89,19 +89,4 @@ def least(candidates: Sequence[ParetoList], *, limit: int, points: int | None) -
     # Of points at one peak the last is the cheapest, as only those that fall below all before them are left.
     last = np.ones(len(order), bool)
     last[:-1] = peaks[1:] != peaks[:-1]
-    found = ParetoList(peaks=peaks[last], costs=costs[last], picks=picks[order[last]])
-    return found if points is None or len(found.peaks) <= points else _thinned(found, points)
-
-
-def _thinned(every: ParetoList, points: int) -> ParetoList:
-    """Keep at most `points` points, evenly along the curve, its ends among them; with one, the least peak.
-
-    What is left out costs memory or time but never truth: each point kept is still what some schedule does.
-    """
-    peaks, costs = every.peaks, every.costs
-    if points == 1:
-        kept = np.zeros(1, np.int64)
-    else:
-        along = (peaks - peaks[0]) / (peaks[-1] - peaks[0]) + (costs[0] - costs) / (costs[0] - costs[-1])
-        kept = np.unique(np.searchsorted(along, np.linspace(0.0, along[-1], points)))
-    return ParetoList(peaks=peaks[kept], costs=costs[kept], picks=every.picks[kept])
+    return ParetoList(peaks=peaks[last], costs=costs[last], picks=picks[order[last]])

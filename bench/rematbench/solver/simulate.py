@@ -217,9 +217,7 @@ class _Walk:
             lingering = self._lingering[start] + (self.lingering_more if in_it else 0)
             self._see(start, self._unheld(start, away) + lingering + unit.before_bytes)
         if (choice := element.choice) is not None:
-            peak = choice.forward_peak_bytes
-            if last and choice.rerun_peak_bytes is not None:
-                peak = choice.rerun_peak_bytes
+            peak = choice.last_peak_bytes if last else choice.forward_peak_bytes
             passing = 0 if recomputing else self._passing(start)
             self._see(start, gradients + passing + self._unheld(start, away) + peak)
             self.cost += (unit.rerun_cost if last else unit.forward_cost) if recomputing else 0.0
@@ -250,7 +248,8 @@ class _Walk:
             rerun = gradients + self.chain.rerun_bytes
             self._run(element.inner, gradients=rerun, early_stop=True, away=away | passing)
         else:
-            self._see(element.start, gradients + element.choice.backward_peak_bytes)
+            # What is held is live, also where fewer gradients are than the values' own.
+            self._see(element.start, max(0, gradients + element.choice.backward_peak_bytes))
             self.cost += element.choice.recompute_cost
 
     def _charge(self, tensors: frozenset[int], fixed: int, saved: int) -> Callable[[], None]:

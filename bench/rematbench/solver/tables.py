@@ -13,6 +13,10 @@ from rematbench.solver.schedule import NOTHING, Schedule, UnitRegion
 from rematbench.solver.simulate import simulate
 
 
+class TooLongError(Exception):
+    """A list is longer than it may be."""
+
+
 class Tables:
     """The least cost of every range by the memory it may use, for one chain.
 
@@ -32,6 +36,9 @@ class Tables:
             limit: bytes; points above it are left out.
             points: how many points a list may have; None for all.
             stride: as for `Lookups`.
+
+        Raises:
+            TooLongError: a list has more points.
         """
         self.chain = chain
         self.at = Lookups(chain=chain, stride=stride)
@@ -43,14 +50,15 @@ class Tables:
         self._fill_top()
 
     def schedule(self, number: int) -> Schedule:
-        """Return the schedule of one point of the whole chain, with the figures that it is worth.
-
-        Where lists were thinned, the way back may find something better within a point's memory than what its cost was
-        added up from: so the figures are those of the regions found, and at most those of the point.
-        """
-        regions = tuple(sorted(self._regions(int(self.top[0, frozenset()].peaks[number])), key=_outer_first))
+        """Return the schedule of one point of the whole chain, with the figures that it is worth."""
+        regions = tuple(sorted(self._regions(int(self.whole.peaks[number])), key=_outer_first))
         figures = simulate(self.chain, regions)
         return Schedule(regions=regions, peak_bytes=figures.peak_bytes, cost=figures.cost)
+
+    @property
+    def whole(self) -> ParetoList:
+        """The points of the whole chain."""
+        return self.top[0, frozenset()]
 
     def _fill_inside(self) -> None:
         first = {int(stop): start for start in reversed(range(len(self.chain.units))) for stop in self.at.stops[start]}
@@ -72,7 +80,7 @@ class Tables:
             self.inside[start, stop, charged] = self._least([self._inner_unit(start, stop, charged), lifted])
 
     def _inner_unit(self, start: int, stop: int, charged: Tensors) -> ParetoList:
-        unit, level = self.chain.units[start], self.at.gradients[stop] + self.chain.rerun_bytes
+        unit, level = self.chain.units[start], self.at.reruns[stop]
         ways = []
         for number, choice in enumerate(unit.choices):
             if number and not choice.nests:
@@ -89,7 +97,7 @@ class Tables:
         ends = self.at.stops[start][:count]
         rests = [self.inside[end, stop, self.at.after_region(start, end)] for end in ends.tolist()]
         costs = self.at.forward_costs[ends] - self.at.forward_costs[start]
-        floors = self.at.region_peaks[start][:count] + self.at.gradients[stop] + self.chain.rerun_bytes
+        floors = self.at.region_peaks[start][:count] + self.at.reruns[stop]
         return self._regions_first(start, rests, floors, costs)
 
     def _fill_top(self) -> None:
@@ -106,13 +114,11 @@ class Tables:
         ways = [ParetoList(peaks=regions.peaks + held, costs=regions.costs, picks=regions.picks)]
         for number, choice in enumerate(unit.choices):
             rest = self._top_rest(start + 1, self.at.after_unit(start, number, charged))
-            level = unit.passing_bytes + self.at.lingering[start]
+            level = self.at.first_run(start)
             ways.append(self._unit(start, number, charged, rest, level=level, cost=choice.recompute_cost))
         fixed = unit.fixed_bytes
         every = self._least([ParetoList(peaks=way.peaks + fixed, costs=way.costs, picks=way.picks) for way in ways])
-        lingering = self.at.lingering[start]
-        between = max(fixed + held + lingering + unit.before_bytes, unit.after_bytes)
-        raised_by_it = raised(every, by=0, floor=between, cost=0.0, pick=0)
+        raised_by_it = raised(every, by=0, floor=self.at.between(start, charged), cost=0.0, pick=0)
         self.top[start, charged] = self._least(
             [ParetoList(peaks=raised_by_it.peaks, costs=raised_by_it.costs, picks=every.picks)]
         )
@@ -151,15 +157,16 @@ class Tables:
         """Return `rest` with one unit run before it; `level` is what else is live in its forward, such as gradients."""
         choice = self.chain.units[start].choices[number]
         held = self.at.unit_held(start, number, charged)
-        peak = choice.forward_peak_bytes
-        if early_stop and choice.rerun_peak_bytes is not None:
-            peak = choice.rerun_peak_bytes
+        peak = choice.last_peak_bytes if early_stop else choice.forward_peak_bytes
         forward = level + self.at.input_held(start, charged) + peak
         backward = held + self.at.gradients[start + 1] + choice.backward_peak_bytes
         return raised(rest, by=held, floor=max(forward, backward), cost=cost, pick=-1 - number)
 
     def _least(self, ways: list[ParetoList]) -> ParetoList:
-        return least(ways, limit=self.limit, points=self.points)
+        found = least(ways, limit=self.limit)
+        if self.points is not None and len(found.peaks) > self.points:
+            raise TooLongError
+        return found
 
     def _regions(self, peak: int) -> list[UnitRegion]:
         """Follow the picks of the whole chain at a peak, then those of every region met; a stack, as they nest deep."""

@@ -277,13 +277,21 @@ def _generators(module: nn.Module | None) -> Iterator[tuple[str, Any]]:
     """Yield torch's, Python's and NumPy's generators among the attributes of a model's modules, each with its path."""
     for path, each in module.named_modules() if module else ():
         for name, value in vars(each).items():
-            if isinstance(value, torch.Generator | random.Random) or _is_numpy_s(value):
+            if _is_generator(type(value)):
                 yield f"{path}.{name}", value
 
 
-def _is_numpy_s(value: object) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.random.Generator | numpy.random.RandomState)
+_GENERATORS: dict[type, bool] = {}
+"""Of the classes met so far, whether they are those of generators: every step asks it of every attribute."""
+
+
+def _is_generator(kind: type) -> bool:
+    if kind not in _GENERATORS:
+        # By the time that there is an instance of NumPy's, it is imported: the answer for a class never changes.
+        numpy = sys.modules.get("numpy")
+        numpy_s = (numpy.random.Generator, numpy.random.RandomState) if numpy else ()
+        _GENERATORS[kind] = issubclass(kind, (torch.Generator, random.Random, *numpy_s))
+    return _GENERATORS[kind]
 
 
 def _state_of(generator: Any) -> torch.Tensor:
