@@ -109,4 +109,7 @@ def test_levels_lose_little(seed: int) -> None:
 def test_exact_answers_have_no_gap() -> None:
     assert {one.gap for one in frontier(long_chain(10))} == {0}
     assert {one.gap for one in frontier(equal_units(16))} == {0}
+    chain = long_chain(16)
+    assert len(exact := frontier(chain, points=None)) > 192
+    assert frontier(chain) == exact
     assert solve(long_chain(10), 30 * 2**20).gap == 0

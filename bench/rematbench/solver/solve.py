@@ -36,8 +36,12 @@ from rematbench.units import format_bytes
 POINTS = 192
 """How many points a range's list may have unless told, and how many levels of memory there are where it has more.
 
-Up to a dozen units of random sizes, and many more of equal ones, nothing is left out.
+Up to two dozen units of random sizes, and many more of equal ones, nothing is left out.
 """
+
+_SHORT = 24
+_POINTS_OF_SHORT = 1024
+"""How many points a list may have in chains of so few units: there whole lists take no longer than levels do."""
 
 LONG = 120
 """Units beyond which regions begin and end at multiples of a stride only, unless told."""
@@ -172,6 +176,8 @@ def _stride(chain: UnitChain, stride: int | None) -> int:
 
 def _listed(chain: UnitChain, limit: int, points: int | None, stride: int) -> Tables | None:
     """Return the tables with whole lists; None where they are too long."""
+    if points is not None and points >= POINTS and len(chain.units) <= _SHORT:
+        points = max(points, _POINTS_OF_SHORT)
     try:
         return Tables(chain, limit=limit, points=points, stride=stride)
     except TooLongError:
