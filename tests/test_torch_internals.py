@@ -39,6 +39,7 @@ from rematbench.torch_internals import (
     has_hooks,
     inductor_backend,
     keys_of_freed,
+    outside_autocast,
     parameters_of,
     profiled,
     pytree,
@@ -563,3 +564,25 @@ def test_a_region_is_not_run_again_by_asking_what_it_packed() -> None:
     for name in saved_attributes(node):
         saved_objects(node, name)
     assert len(runs) == 1
+
+
+def test_outside_autocast_is_as_after_its_end() -> None:
+    """What was cast is forgotten, and an autocast opened inside forgets at its own end what it casts itself."""
+    weight, x = torch.randn(4, 4, requires_grad=True), torch.randn(4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.autocast("cpu", dtype=torch.bfloat16):
+        with outside_autocast(torch.device("cpu")):
+            assert not torch.is_autocast_enabled("cpu")
+            assert (x @ weight).dtype == torch.float32
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                first = torch.mm(x, weight).grad_fn
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                second = torch.mm(x, weight).grad_fn
+            assert first.next_functions[1][0] is not second.next_functions[1][0]  # type: ignore[union-attr]
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.mm(x, weight).dtype == torch.bfloat16
+        assert torch.autocast_increment_nesting() == 3
+        torch.autocast_decrement_nesting()
+    assert not torch.is_autocast_enabled("cpu")
+    with outside_autocast(torch.device("cpu")):
+        assert torch.autocast_increment_nesting() == 1
+        torch.autocast_decrement_nesting()

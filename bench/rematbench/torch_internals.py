@@ -46,6 +46,7 @@ __all__ = [
     "has_hooks",
     "inductor_backend",
     "keys_of_freed",
+    "outside_autocast",
     "parameters_of",
     "profiled",
     "pytree",
@@ -225,6 +226,29 @@ def below_autograd() -> AbstractContextManager[Any]:
     A guard of torch's C++ (torch/csrc/autograd/init.cpp); `no_grad` would change what kernels ask for themselves.
     """
     return torch._C._AutoDispatchBelowAutograd()
+
+
+@contextmanager
+def outside_autocast(device: torch.device) -> Iterator[None]:
+    """Run as after the end of every `torch.autocast` that is in force, as backward does; they are in force again after.
+
+    What they have cast is forgotten. How deep they nest (torch/amp/autocast_mode.py) decides whether one that is opened
+    inside, as by a recomputation, forgets what it has cast at its end.
+    """
+    kinds = [kind for kind in dict.fromkeys(("cpu", device.type)) if torch.is_autocast_enabled(kind)]
+    depth = torch.autocast_increment_nesting() - 1
+    for _ in range(depth + 1):
+        torch.autocast_decrement_nesting()
+    try:
+        for kind in kinds:
+            torch.set_autocast_enabled(kind, False)
+        torch.clear_autocast_cache()
+        yield
+    finally:
+        for _ in range(depth):
+            torch.autocast_increment_nesting()
+        for kind in kinds:
+            torch.set_autocast_enabled(kind, True)
 
 
 # --- modules ------------------------------------------------------------------------------------------------------

@@ -39,13 +39,18 @@ def planning(blocks: int, goal: str) -> Counter[str]:
 @pytest.mark.parametrize(
     ("goal", "forwards", "steps"),
     [
-        ("plan-flops:60%/step", 100, 4),
-        ("frontier:1/2", 100, 7),
-        ("plan:60%/step", 165, 16),
+        ("plan-flops:60%/step", 112, 5),
+        ("frontier:1/2", 112, 7),
+        ("plan:60%/step", 177, 16),
     ],
 )
 def test_a_plan_of_twelve_blocks_runs_so_much_and_no_more(goal: str, forwards: int, steps: int) -> None:
-    """A forward of a unit is a 14th of a step's, or less; of the whole steps up to 10 tell the time."""
+    """A forward of a unit is a 14th of a step's, or less; of the whole steps up to 10 tell the time.
+
+    Every unlike unit, or part of one, runs once more as far as a recomputation goes: its peak is metered with nothing
+    else running, so that the run under a dispatch mode, which allocates more, cannot tell it. One whole step tells what
+    is live beside the units.
+    """
     runs = planning(12, goal)
     assert runs["unit forwards"] <= forwards
     assert runs["whole steps"] <= steps

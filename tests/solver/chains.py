@@ -10,10 +10,15 @@ from rematbench.solver.chain import Choice, Unit, UnitChain
 SMALL = st.integers(0, 12)
 """Costs are whole numbers, so that sums are exact in any order."""
 
+LITTLE = st.sampled_from([0, 0, 2, 6])
+
+FURTHER = st.integers(-4, 8)
+"""What a real step has more, or less, than its units one by one add up to."""
+
 
 @st.composite
 def chains(draw: st.DrawFn, *, most: int = 5) -> UnitChain:
-    """Up to `most` units: bypassing tensors, boundaries no region may span, selective choices, fixed bytes."""
+    """Up to `most` units: bypassing tensors, boundaries no region may span, selective choices, what is in between."""
     count = draw(st.integers(1, most))
     values: list[set[int]] = [set() for _ in range(count + 1)]
     tensors = draw(st.integers(1, count + 3))
@@ -31,7 +36,35 @@ def chains(draw: st.DrawFn, *, most: int = 5) -> UnitChain:
             draw(units(at, values[at] | values[at + 1], apart=not at or not joins[at - 1])) for at in range(count)
         ),
         region_cost=float(draw(st.sampled_from([0, 0, 1, 5]))),
+        rerun_bytes=draw(st.sampled_from([0, 0, 3])),
+        further_bytes=tuple(draw(FURTHER) for _ in values) if draw(st.booleans()) else (),
     )
+
+
+@st.composite
+def chains_beyond(draw: st.DrawFn, *, most: int = 5) -> UnitChain:
+    """The same with what the search does not know of: tensors that pass units by, what lingers, nested regions' own."""
+    chain = draw(chains(most=most))
+
+    def beyond(at: int, unit: Unit) -> Unit:
+        # What a unit saves of the value before it goes into it.
+        takes = frozenset().union(*(choice.saved_tensors for choice in unit.choices)) & chain.values[at]
+        passing = (
+            draw(st.frozensets(st.sampled_from(sorted(chain.values[at] - takes)))) if chain.values[at] - takes else ()
+        )
+        return replace(
+            unit,
+            choices=tuple(
+                replace(choice, lingering_bytes=draw(LITTLE), regions=draw(st.integers(0, 2)) if number else 0)
+                for number, choice in enumerate(unit.choices)
+            ),
+            lingering_bytes=draw(LITTLE),
+            with_lingering=draw(st.booleans()),
+            inputs=chain.values[at].difference(passing) if draw(st.booleans()) else None,
+        )
+
+    units_beyond = tuple(beyond(at, unit) for at, unit in enumerate(chain.units))
+    return replace(chain, units=units_beyond, nested_bytes=draw(LITTLE))
 
 
 @st.composite
@@ -49,6 +82,9 @@ def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
         rerun_cost=float(draw(st.integers(0, forward))),
         parameter_gradient_bytes=draw(SMALL),
         fixed_bytes=draw(SMALL) if apart else 0,
+        passing_bytes=draw(FURTHER),
+        before_bytes=draw(st.sampled_from([0, 0, 10, 30])),
+        after_bytes=draw(st.sampled_from([0, 0, 20, 60])),
         can_be_region=can_be_region,
         begins=begins,
         choices=tuple(
@@ -57,6 +93,7 @@ def units(draw: st.DrawFn, at: int, tensors: set[int], *, apart: bool) -> Unit:
                 saved_bytes=draw(SMALL),
                 saved_tensors=draw(kept),
                 forward_peak_bytes=draw(SMALL),
+                rerun_peak_bytes=draw(st.none() | SMALL),
                 backward_peak_bytes=draw(SMALL),
                 recompute_cost=float(draw(SMALL)) if number else 0.0,
                 nests=nested,

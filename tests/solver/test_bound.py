@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from scipy.optimize import Bounds, LinearConstraint, milp
 from tests.solver.brute import best
-from tests.solver.chains import chains, long_chain
+from tests.solver.chains import chains, chains_beyond, long_chain
 
 from rematbench.solver.bound import least_cost, least_working_set_bytes
 from rematbench.solver.chain import UnitChain
@@ -18,8 +18,8 @@ from rematbench.solver.solve import frontier
 ROUNDING = 1e-6
 
 
-@given(chains(most=4))
-@settings(max_examples=100, deadline=None)
+@given(chains(most=4) | chains_beyond(most=4))
+@settings(max_examples=150, deadline=None)
 def test_no_schedule_beats_the_bounds(chain: UnitChain) -> None:
     for peak, cost in best(chain):
         assert least_working_set_bytes(chain) <= peak

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.solver.brute import best
-from tests.solver.chains import chains, equal_units, long_chain
+from tests.solver.chains import chains, chains_beyond, equal_units, long_chain
 
 from rematbench.solver import prices
 from rematbench.solver.chain import UnitChain
@@ -58,7 +58,7 @@ def test_what_is_found_fits_where_regions_are_left_out(chain: UnitChain, stride:
         assert simulate(chain, regions).peak_bytes <= room
 
 
-@given(chains(most=5), st.integers(1, 6), st.integers(1, 3), st.data())
+@given(chains(most=5) | chains_beyond(most=5), st.integers(1, 6), st.integers(1, 3), st.data())
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_no_schedule_is_cheaper_than_the_bound(
     chain: UnitChain, longest: int, stride: int, data: st.DataObject
@@ -109,4 +109,7 @@ def test_levels_lose_little(seed: int) -> None:
 def test_exact_answers_have_no_gap() -> None:
     assert {one.gap for one in frontier(long_chain(10))} == {0}
     assert {one.gap for one in frontier(equal_units(16))} == {0}
+    chain = long_chain(16)
+    assert len(exact := frontier(chain, points=None)) > 192
+    assert frontier(chain) == exact
     assert solve(long_chain(10), 30 * 2**20).gap == 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+from torch import nn
 
 from rematbench.measuring.calls import MARK, CallMeter
 from rematbench.measuring.equality import Outcome, compare, outcome_of, sharing, unsteadiness
@@ -21,7 +22,7 @@ from rematbench.placement.placement import Placement, Region
 from rematbench.placing.apply import applied
 from rematbench.placing.containers import is_compiled
 from rematbench.placing.outline import outline
-from rematbench.placing.parts import marked
+from rematbench.placing.parts import Mark, marked
 from rematbench.placing.recorded import record
 from rematbench.records.measurement import Equality, Flops, Memory
 from rematbench.traces.calls import Noted, with_calls
@@ -33,6 +34,7 @@ from rematbench.workload.building import static_bytes, static_sizes
 from rematbench.workload.devices import clock_for, is_accelerator, is_out_of_memory
 from rematbench.workload.step import Phases, Workload, clear_gradients, training_step
 
+Marking = Callable[[nn.Module, Mark], AbstractContextManager[None]]
 PASSES = 2
 MORE_PLAIN_STEPS = 3
 """So many plain steps more tell the noise of a model whose first two differ, or that runs on an accelerator.
@@ -216,14 +218,17 @@ class Session:
             found = self._readings[key] = [*found, *more]
         return found
 
-    def trace(self, placement: Placement, *, every: bool = False) -> AllocationTrace | None:
+    def trace(self, placement: Placement, marking: Marking = marked, *, every: bool = False) -> AllocationTrace | None:
         """Return what one step under a placement allocated and freed; None where the meter cannot tell.
 
-        `every` marks the modules inside blocks and regions too. The step's gradients are left as it made them.
+        `marking(model, mark)` marks what the trace is to tell apart; calls of the model's parts, unless told. `every`
+        marks the modules inside blocks and regions too. The step's gradients are left as it made them.
         """
-        with self._watched(placement, every=every, inside=every):
-            self.fresh()
-            training_step(self.workload)
+        with self._watched(placement, every=every, inside=every, marking=marking):
+            if placement.regions or not self._plain:
+                # Discarded, as the first step of a kernel allocates what none after it does. The plain one was run.
+                self.fresh()
+                training_step(self.workload)
             return self._read().trace
 
     def tape(self, placement: Placement) -> Tape | None:
@@ -272,14 +277,14 @@ class Session:
         return self._meter.read(step)
 
     @contextmanager
-    def _watched(self, placement: Placement, *, every: bool, inside: bool) -> Iterator[None]:
+    def _watched(self, placement: Placement, *, every: bool, inside: bool, marking: Marking = marked) -> Iterator[None]:
         """Hold a placement in force with calls marked: what checkpointing a region takes by itself, and with `inside`
         what the region recomputes too.
         """
         model, mark = self.workload.module, self._meter.block
         # Nothing stands in front of what is to be compiled, or dynamo would compile that in.
         within = marked(model, mark, every=every) if inside and placement.compile_budget is None else nullcontext()
-        with within, applied(model, placement), marked(model, mark):
+        with within, applied(model, placement), marking(model, mark):
             if is_accelerator(self._device) or (placement.regions and not self._has_recomputed):
                 # Discarded: plans of cuDNN and workspaces of cuBLAS are per thread, and what a region recomputes runs
                 # in autograd's, where the plain step has never run it. On a processor too the first recomputation

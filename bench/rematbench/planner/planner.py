@@ -21,6 +21,7 @@ from rematbench.placement.outline import Outline
 from rematbench.placement.placement import PLAIN, Placement, Region
 from rematbench.placing.batch_norm import batch_norms
 from rematbench.planner.by_hand import by_hand, in_units
+from rematbench.planner.bytes_in_step import metered_in_step
 from rematbench.planner.ckptplan import regions_by_ckptplan
 from rematbench.planner.in_step import timed_in_step
 from rematbench.planner.profile import BEGINNING, Profile
@@ -94,6 +95,8 @@ class Planner:
             self._session.fresh()
             plain_bytes, workload = self._session.plain_peak_bytes, self._session.workload
             found = profile(workload, self._device, self._at, plain_peak_bytes=plain_bytes, timed=timed)
+            if plain_bytes is not None:
+                found = metered_in_step(found, self._session)
             # What was solved and refused goes by the names that the ways had.
             self._profiles = {timed: found}
             self._frontiers.clear()
@@ -134,7 +137,7 @@ class Planner:
             self._not_profiled = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             return self._chosen_by_hand(goal, self._budget(goal, static, ()), static)
         budget = self._budget(goal, static, schedules)
-        predicted = [self.predicted_peak_bytes(schedule) for schedule in schedules]
+        predicted = [schedule.peak_bytes for schedule in schedules]
         fitting = _Search(predicted, budget, lambda at: self._peak_within(schedules[at], budget))
         at = fitting.best()
         if at is None:
@@ -149,12 +152,12 @@ class Planner:
             minimise=goal.minimise,
             budget_bytes=budget,
             budget_of=goal.budget_of,
-            predicted_peak_bytes=self.predicted_peak_bytes(chosen),
+            predicted_peak_bytes=chosen.peak_bytes,
             measured_peak_bytes=measured,
             predicted_cost=chosen.cost,
             bound_cost=None if bound_cost == math.inf else bound_cost,
             bound_peak_bytes=bound_peak if bounded else None,
-            least_peak_bytes=self.predicted_peak_bytes(schedules[0]),
+            least_peak_bytes=schedules[0].peak_bytes,
             plain_cost=sum(unit.forward_cost for unit in chain.units),
             predicted_ratio=self._predicted_ratio(goal, chosen),
             tries=fitting.tries + more_tries,
@@ -252,7 +255,7 @@ class Planner:
         known = {regions: simulate(chain, regions) for regions in even_cuts(chain)}
         cuts = [(figures.cost, figures.peak_bytes, regions) for regions, figures in known.items()]
         near = [cut for cut in sorted(cuts) if cut[0] < chosen.cost and cut[1] <= budget * (1 + 2 * _SLACK)]
-        if abs(self.measured_peak_bytes(chosen) / self.predicted_peak_bytes(chosen) - 1) <= _RIGHT:
+        if abs(self.measured_peak_bytes(chosen) / chosen.peak_bytes - 1) <= _RIGHT:
             # Even cuts are told as right, so that none is likely to fit but the one that is nearest to it.
             near = sorted((cut for cut in near if cut[1] <= budget * (1 + _SLACK)), key=lambda cut: cut[1])[:1]
         for tries, (cost, peak, regions) in enumerate(near[:_TRIES], start=1):
@@ -270,16 +273,6 @@ class Planner:
         if math.inf in (least, most):
             raise PlacementError(f"{goal.name}: an end of the frontier cannot be run: {self._last_refusal}")
         return int(least) + (int(most) - int(least)) * (k - 1) // max(1, n - 1)
-
-    def predicted_peak_bytes(self, schedule: Schedule) -> int:
-        """Return the peak, with the random states that regions inside others hold from the first forward on."""
-        inside, end = 0, 0  # of the outermost region reached: regions nest or are apart
-        for region in sorted(schedule.regions, key=lambda region: (region.start, -region.stop, region.save != NOTHING)):
-            if region.stop <= end:
-                within = 1 if region.save == NOTHING else len(self.profile.units[region.start].way(region.save).inside)
-                inside += within
-            end = max(end, region.stop)
-        return schedule.peak_bytes + inside * self.profile.region_bytes
 
     def measured_peak_bytes(self, schedule: Schedule, *, passes: int = PASSES) -> float:
         """Return the peak of a step under it, metered once a session; infinite where it cannot be run."""
@@ -320,20 +313,23 @@ class Planner:
 
     def _least_peak_bytes(self, schedules: Sequence[Schedule]) -> float:
         """Return the least measured peak of all that trains the same, by schedule or by hand."""
-        found = (self._accepted_peak_bytes(schedule) for schedule in schedules[:_TRIES])
-        leanest = next((peak for peak in found if peak < math.inf), math.inf)
-        return min([leanest, *(peak for _, peak in self._by_hand(leanest, self._doubt(schedules, leanest)))])
+        leanest, predicted = math.inf, 0
+        for schedule in schedules[:_TRIES]:
+            if schedule.peak_bytes >= leanest:  # no further one is promised to go below what was measured
+                break
+            # One pass tells what is no leaner.
+            if self.measured_peak_bytes(schedule, passes=1) < leanest:
+                peak = self._accepted_peak_bytes(schedule)
+                leanest, predicted = min((leanest, predicted), (peak, schedule.peak_bytes))
+        return min([leanest, *(peak for _, peak in self._by_hand(leanest, self._doubt(leanest, predicted)))])
 
-    def _doubt(self, schedules: Sequence[Schedule], leanest: float) -> float:
+    def _doubt(self, leanest: float, predicted: int) -> float:
         """Return by how much predictions are doubted: by little where both ends of the frontier are told right."""
         plain = self._session.plain_peak_bytes
-        if not schedules or not plain or leanest == math.inf:
+        if not plain or leanest == math.inf:
             return _DOUBT
-        ends = (
-            (leanest, self.predicted_peak_bytes(schedules[0])),
-            (plain, simulate(self.profile.chain("flops"), ()).peak_bytes),
-        )
-        is_right = all(abs(measured / predicted - 1) <= _RIGHT for measured, predicted in ends)
+        ends = (leanest, predicted), (plain, simulate(self.profile.chain("flops"), ()).peak_bytes)
+        is_right = all(abs(measured / told - 1) <= _RIGHT for measured, told in ends)
         return 2 * _RIGHT if is_right else _DOUBT
 
     def _runs_within(self, placement: Placement, budget: int) -> bool:

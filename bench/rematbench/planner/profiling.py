@@ -10,7 +10,7 @@ become further ways to run it, measured like the others.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -430,6 +430,7 @@ class _Profiler:
                 inputs=self._tensors.numbers(leaves),
                 outputs=output_numbers,
                 ways=tuple(ways),
+                cast_bytes=costs.cast_bytes,
                 forward_bytes=costs.forward_bytes,
                 forward_s=costs.forward_s,
                 forward_flops=costs.forward_flops,
@@ -462,22 +463,48 @@ class _Profiler:
         """Return what was measured, once the forward is over."""
         outputs = self._tensors.numbers(pytree.tree_leaves(output))
         sizes = self._tensors.bytes
-        between = Counter[int]()
-        for number, (_, at) in self._between.items():
-            between[at] += sizes[number]
         makers = {number: at for at, unit in enumerate(self.units) for number in unit.outputs - unit.inputs}
+        between: dict[int, set[int]] = defaultdict(set)
+        for number, (_, at) in self._between.items():
+            between[at].add(number)
         lasting = Counter[int]()
         for number in outputs:
             lasting[makers.get(number, len(self.units) - 2) + 1] += sizes[number]
-        units = self._with_gradients(self._joined(outputs))
+        units = [self._without_lasting(unit) for unit in self._with_gradients(self._joined(outputs))]
         return Profile(
             units=tuple(
-                replace(unit, between_bytes=between[at], lasting_bytes=lasting[at]) for at, unit in enumerate(units)
+                replace(
+                    unit,
+                    between_bytes=sum(sizes[number] for number in between[at]),
+                    between=frozenset(between[at]),
+                    lasting_bytes=lasting[at],
+                )
+                for at, unit in enumerate(units)
             ),
-            tensor_bytes=tuple(0 if number in self._between else size for number, size in enumerate(sizes)),
+            tensor_bytes=tuple(sizes),
             tensor_gradient_bytes=tuple(self._tensors.gradient_bytes),
             region_bytes=self._meter.region_bytes,
         )
+
+    def _without_lasting(self, unit: UnitProfile) -> UnitProfile:
+        """Have nobody hold what the model returns but the loss, and what lasts from then on.
+
+        A unit by itself lets go of it in the midst of its backward, where here it stays.
+        """
+        loss = self.units[-1]
+        if loss.path != LOSS or unit.path == LOSS:
+            return unit
+        lasts = (unit.outputs - unit.inputs) & loss.inputs
+        ways = tuple(
+            replace(
+                way,
+                saved=way.saved - lasts,
+                backward_peak_bytes=way.backward_peak_bytes
+                + sum(self._tensors.bytes[tensor] for tensor in way.saved & lasts),
+            )
+            for way in unit.ways
+        )
+        return replace(unit, ways=ways)
 
     def _joined(self, outputs: frozenset[int]) -> list[UnitProfile]:
         """Part what no region may span: a value used in between, and modules that are called more than once.

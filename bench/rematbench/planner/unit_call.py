@@ -14,7 +14,7 @@ from torch import nn
 from rematbench.measuring.state import State
 from rematbench.placing.checkpointing import Checkpointer, checkpointer
 from rematbench.planner.profile import region_of
-from rematbench.torch_internals import storage_key
+from rematbench.torch_internals import outside_autocast, storage_key
 from rematbench.workload.step import Phases, Workload
 
 
@@ -144,10 +144,11 @@ class UnitCall:
         with as_unit_error():
             return checkpointed(self.forward, leaves, {}) if checkpointed else self.forward(*leaves)
 
-    def step(self, phases: Phases, checkpointed: Checkpointer | None = None) -> None:
+    def step(self, phases: Phases, checkpointed: Checkpointer | None = None, *, casts: bool = False) -> None:
         """Run forward and backward, as `checkpointed` does if it is given; gradients are dropped at the end.
 
-        Outputs are dropped right after forward, so that only what backward needs is there.
+        Outputs are dropped right after forward, so that only what backward needs is there; and so are the copies that
+        autocast keeps unless `casts`. Backward runs outside of the model's autocast, as in a real step.
 
         Raises:
             UnitError: the unit or torch raised.
@@ -158,7 +159,9 @@ class UnitCall:
                 outputs = self.run(leaves, checkpointed)
                 end = end_of(outputs)
                 del outputs
-            with phases("backward"):
+                if not casts:
+                    torch.clear_autocast_cache()
+            with phases("backward"), outside_autocast(end.device):
                 if end.requires_grad:
                     with as_unit_error():
                         end.backward()

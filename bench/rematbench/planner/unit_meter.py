@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -18,7 +18,7 @@ from rematbench.placing.calls import versions, written_since
 from rematbench.placing.checkpointing import Checkpointer
 from rematbench.planner.signature import Recorder
 from rematbench.planner.unit_call import UnitCall, as_saved, as_unit_error, end_of, needs_gradient
-from rematbench.torch_internals import StorageReference, storage_key
+from rematbench.torch_internals import StorageReference, outside_autocast, storage_key
 from rematbench.traces.replay import Reading
 from rematbench.workload.devices import clock_for, is_accelerator
 from rematbench.workload.step import Phases, unmarked
@@ -36,6 +36,7 @@ class SavedTensors:
         made: positions of all outputs that are tensors.
         needing: positions of the outputs that require a gradient; `gradient_bytes` are of these gradients.
         new_bytes: of the storages that the call returns and made itself; `new_saved_bytes` of those that are saved.
+        count: how many tensors are saved, one as often as it is.
     """
 
     inputs: tuple[int, ...]
@@ -45,6 +46,11 @@ class SavedTensors:
     gradient_bytes: int
     new_bytes: int
     new_saved_bytes: int
+    count: int
+
+
+class _AllSaved(BaseException):
+    """Ends a forward at the last tensor that it saves; no `except Exception` of the unit's own stops it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,26 +94,55 @@ class UnitMeter:
 
     @contextmanager
     def undisturbed(self, call: UnitCall) -> Iterator[None]:
-        """Put back what a run of the unit changes, on leaving."""
+        """Put back what a run of the unit changes, on leaving; nothing is cast yet by autocast, and nothing after."""
         start = call.start_on(self._device)
+        torch.clear_autocast_cache()
         try:
             yield
         finally:
+            torch.clear_autocast_cache()
             start.restore()
 
-    def read(self, call: UnitCall, checkpointed: Checkpointer | None = None) -> Reading:
-        """Return what a step allocates."""
-        with self.undisturbed(call):
-            return self._meter.read(lambda phases: call.step(phases, checkpointed))
+    @property
+    def in_autocast(self) -> bool:
+        """Whether autocast is in force, which keeps what it has cast until it ends."""
+        kinds = {"cpu", self._device.type}
+        return torch.is_autocast_cache_enabled() and any(map(torch.is_autocast_enabled, kinds))
 
-    def read_unsaved(self, call: UnitCall) -> int:
-        """Return the peak of a forward that saves nothing, as inside a region.
+    def read(self, call: UnitCall, checkpointed: Checkpointer | None = None, *, casts: bool = False) -> Reading:
+        """Return what a step allocates; `casts` as in `UnitCall.step`."""
+        with self.undisturbed(call):
+            return self._meter.read(lambda phases: call.step(phases, checkpointed, casts=casts))
+
+    def read_unsaved(self, call: UnitCall) -> Reading:
+        """Return what a forward allocates that saves nothing, as inside a region; held is what autocast keeps.
 
         Under `no_grad` a unit might go another way; with hooks that let go of what they are given it goes its own.
         """
 
         def step(phases: Phases) -> None:
             with phases("forward"), saved_tensors_hooks(lambda _tensor: None, as_saved):
+                call.run(call.fresh_leaves())
+
+        with self.undisturbed(call):
+            return self._meter.read(step)
+
+    def read_rerun(self, call: UnitCall, saved: SavedTensors) -> int:
+        """Return the peak of a forward up to the last tensor it saves, where torch ends a recomputation.
+
+        What comes after that, as the last product of a block and its sum with the skip, may be the peak of a forward.
+        """
+        left = saved.count
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise _AllSaved
+            return tensor.detach()
+
+        def step(phases: Phases) -> None:
+            with phases("forward"), suppress(_AllSaved), saved_tensors_hooks(pack, as_saved):
                 call.run(call.fresh_leaves())
 
         with self.undisturbed(call):
@@ -136,8 +171,11 @@ class UnitMeter:
         """
         recorder = Recorder() if signed else None
         storages: set[int] = set()
+        saves = 0
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal saves
+            saves += 1
             storages.add(storage_key(tensor))
             if recorder:
                 recorder.note("saved", tensor)
@@ -159,15 +197,16 @@ class UnitMeter:
                     recorder.note("outputs", outputs)
                 with as_unit_error():
                     end = end_of(outputs, uneven=True)
-                    saved, made = _saved_of(call, leaves, outputs, storages)
+                    saved, made = _saved_of(call, leaves, outputs, storages, saves)
                 writes_inputs = written_since(before) is not None
                 forward_flops = meter.read().flops
                 del leaves, before, outputs
+                torch.clear_autocast_cache()
                 keeps_outputs = all(storage.is_alive for storage in made)
                 if recorder:
                     recorder.note("backward")
                 if end.requires_grad:
-                    with as_unit_error():
+                    with outside_autocast(self._device), as_unit_error():
                         end.backward()
                 outcome = _left_behind(call, gradients)
             finally:
@@ -226,7 +265,7 @@ class UnitMeter:
 
 
 def _saved_of(
-    call: UnitCall, leaves: Sequence[Any], outputs: Sequence[Any], storages: set[int]
+    call: UnitCall, leaves: Sequence[Any], outputs: Sequence[Any], storages: set[int], count: int
 ) -> tuple[SavedTensors, list[StorageReference]]:
     """Return what is saved among inputs and outputs by the storages that are, and those that the call made itself."""
     before = {storage_key(leaf) for leaf in (*leaves, *call.parameters) if isinstance(leaf, torch.Tensor)}
@@ -244,6 +283,7 @@ def _saved_of(
         gradient_bytes=sum(leaf.nbytes for leaf in outputs if needs_gradient(leaf)),
         new_bytes=sum(sizes.values()),
         new_saved_bytes=sum(size for storage, size in sizes.items() if storage in storages),
+        count=count,
     )
     return saved, [StorageReference(leaf) for leaf in new.values()]
 

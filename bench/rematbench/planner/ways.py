@@ -38,12 +38,14 @@ class UnitCosts:
     Attributes:
         ways: how it can be run, the plain way first.
         forward_bytes, forward_s, forward_flops, rerun_s, rerun_flops, refusals: as in `UnitProfile`.
+        cast_bytes: kept by autocast of what it has cast in a forward that saves nothing; None outside of autocast.
         gradient_bytes: what the gradient of each input that requires one holds, by its position among the leaves.
     """
 
     saved: SavedTensors
     ways: tuple[MeasuredWay, ...]
     gradient_bytes: Mapping[int, int]
+    cast_bytes: int | None
     forward_bytes: int
     forward_s: float
     forward_flops: int
@@ -80,8 +82,12 @@ def measure_unit(
     trace = trace or meter.traced(call)
     meter.warm_up(call)
     saved = trace.saved
-    plain = _plain_way(meter, call, saved, "everything")
+    unsaved = meter.read_unsaved(call)
+    cast_bytes = unsaved.held_bytes if meter.in_autocast else None
+    plain = _plain_way(meter, call, saved, "everything", casts=bool(cast_bytes))
     gradient_bytes = tuple(call.gradient_bytes)
+    if saved.count and call.members:
+        plain = replace(plain, way=replace(plain.way, rerun_peak_bytes=meter.read_rerun(call, saved)))
     refusals: dict[str, str] = {}
     rerun_flops = 0
     ways = [plain]
@@ -99,16 +105,17 @@ def measure_unit(
             del recomputed  # and the gradients that it has left behind
     for save in saves if not refusals else ():
         with _noting(refusals, save):
-            if found := _selective_way(meter, call, save, trace, plain.way.saved_bytes, timed=timed):
+            if found := _selective_way(meter, call, save, trace, plain.way.saved_bytes, cast_bytes, timed=timed):
                 ways.append(found)
     if saved.needing and call.members:
-        ways += _ways_inside(meter, call, insides, plain, trace.step_flops)
+        ways += _ways_inside(meter, call, insides, plain, trace.step_flops, casts=bool(cast_bytes))
     forward_s, rerun_s = meter.seconds(call) if timed else (0.0, 0.0)
     return UnitCosts(
         saved=saved,
         ways=tuple(ways),
+        cast_bytes=cast_bytes,
         gradient_bytes=dict(zip(call.needing, gradient_bytes, strict=False)),
-        forward_bytes=meter.read_unsaved(call),
+        forward_bytes=unsaved.peak_bytes,
         forward_s=forward_s,
         forward_flops=trace.forward_flops,
         rerun_s=rerun_s,
@@ -147,7 +154,13 @@ def _refuse_other_training(meter: UnitMeter, call: UnitCall, plain: UnitTrace, r
 
 
 def _ways_inside(
-    meter: UnitMeter, call: UnitCall, insides: Callable[[Way], Iterable[Inside]], plain: MeasuredWay, plain_flops: int
+    meter: UnitMeter,
+    call: UnitCall,
+    insides: Callable[[Way], Iterable[Inside]],
+    plain: MeasuredWay,
+    plain_flops: int,
+    *,
+    casts: bool,
 ) -> Iterator[MeasuredWay]:
     """Measure the unit with regions inside; what cannot be run so, or needs no less than the plain way, is left out."""
     (module,) = call.members
@@ -156,7 +169,7 @@ def _ways_inside(
         try:
             with applied(module, Placement(name=name, regions=inside.regions)):
                 trace = meter.traced(call)
-                found = _plain_way(meter, call, trace.saved, name)
+                found = _plain_way(meter, call, trace.saved, name, casts=casts)
         except (UnitError, PlacementError):
             gc.collect()
             continue
@@ -171,7 +184,9 @@ def _ways_inside(
             yield replace(found, way=way)
 
 
-def _plain_way(meter: UnitMeter, call: UnitCall, saved: SavedTensors, name: str) -> MeasuredWay:
+def _plain_way(meter: UnitMeter, call: UnitCall, saved: SavedTensors, name: str, *, casts: bool) -> MeasuredWay:
+    """Measure the unit as it is; with `casts` also what autocast keeps of it beside what it saves itself."""
+    lingering = meter.read(call, casts=True).held_bytes if casts else 0
     reading = meter.read(call)
     way = Way(
         save=name,
@@ -179,12 +194,20 @@ def _plain_way(meter: UnitMeter, call: UnitCall, saved: SavedTensors, name: str)
         saved_bytes=reading.held_bytes - meter.end_bytes - saved.new_saved_bytes,
         forward_peak_bytes=reading.phase_peak_bytes["forward"] - meter.end_bytes,
         backward_peak_bytes=_backward_peak(reading, saved),
+        lingering_bytes=lingering - reading.held_bytes if casts else 0,
     )
     return MeasuredWay(way=way, inputs=saved.inputs, outputs=saved.outputs)
 
 
 def _selective_way(
-    meter: UnitMeter, call: UnitCall, save: str, plain: UnitTrace, plain_saved_bytes: int, *, timed: bool
+    meter: UnitMeter,
+    call: UnitCall,
+    save: str,
+    plain: UnitTrace,
+    plain_saved_bytes: int,
+    cast_bytes: int | None,
+    *,
+    timed: bool,
 ) -> MeasuredWay | None:
     """Measure the unit by a save set; None where that saves no less than the plain way, which recomputes nothing."""
     checkpointed = call.saving(save)
@@ -203,6 +226,7 @@ def _selective_way(
         saved_bytes=saved_bytes,
         forward_peak_bytes=reading.phase_peak_bytes["forward"] - meter.end_bytes,
         backward_peak_bytes=_backward_peak(reading, saved),
+        lingering_bytes=cast_bytes or 0,
         recompute_s=meter.extra_s(call, checkpointed) if timed else 0.0,
         recompute_flops=max(0, trace.step_flops - plain.step_flops),
     )

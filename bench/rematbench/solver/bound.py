@@ -13,6 +13,7 @@ import numpy as np
 
 from rematbench.solver.chain import UnitChain
 from rematbench.solver.lookups import Lookups
+from rematbench.solver.relaxed import relaxed
 
 
 def least_working_set_bytes(chain: UnitChain) -> int:
@@ -21,12 +22,13 @@ def least_working_set_bytes(chain: UnitChain) -> int:
     Beside what the unit itself needs by its leanest choice, only the unavoidable counts: fixed bytes, and the gradients
     that are live at that time.
     """
-    at = Lookups(chain=chain, stride=1)
+    # A selective choice may hold less than the whole value that the search has it hold.
+    at = Lookups(chain=relaxed(chain), stride=1)
     fixed = list(accumulate(unit.fixed_bytes for unit in chain.units))
     needs = [at.gradients[0]]
     for number, unit in enumerate(chain.units):
         peaks = [choice.forward_peak_bytes for choice in unit.choices] + [unit.forward_bytes] * unit.can_be_region
-        needs.append(fixed[number] + chain.bytes_of(chain.values[number]) + min(peaks))
+        needs.append(fixed[number] + chain.bytes_of(chain.values[number]) + min(peaks) + unit.passing_bytes)
         backward = min(
             at.unit_held(number, index, frozenset()) + choice.backward_peak_bytes
             for index, choice in enumerate(unit.choices)
@@ -46,7 +48,7 @@ def least_cost(chain: UnitChain, budget_bytes: int) -> float:
     """
     if budget_bytes < least_working_set_bytes(chain):
         return math.inf
-    return _Program(chain=chain, budget_bytes=budget_bytes).optimum()
+    return _Program(chain=relaxed(chain), budget_bytes=budget_bytes).optimum()
 
 
 Variable = tuple[str, int, int]

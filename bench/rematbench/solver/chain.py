@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,21 +23,33 @@ class Choice:
         saved_bytes: held from the unit's forward to its backward; boundary tensors are not in it.
         saved_tensors: the boundary tensors, of the unit's input and output, held until its backward.
         forward_peak_bytes: the most its forward needs above what is live when it begins, its own output included.
+        rerun_peak_bytes: the same up to the last tensor saved for backward, where a recomputation ends; None where it
+            is as much.
         backward_peak_bytes: the most its backward needs above what is live when it begins, which is what it saved
             and the gradients of its output.
+        lingering_bytes: what else lingers in the forward after it, as copies that autocast keeps until it ends.
         recompute_cost: what its backward redoes; 0 for the plain choice.
         holds_input: whether it holds the whole value that goes in; the plain choice never does.
         nests: whether it may stand inside another region; the plain choice always may.
+        regions: how many regions over parts of the unit it has.
     """
 
     save: str
     saved_bytes: int
     saved_tensors: frozenset[int] = frozenset()
     forward_peak_bytes: int
+    rerun_peak_bytes: int | None = None
     backward_peak_bytes: int
+    lingering_bytes: int = 0
     recompute_cost: float = 0.0
     holds_input: bool = True
     nests: bool = False
+    regions: int = 0
+
+    @property
+    def last_peak_bytes(self) -> int:
+        """What its forward needs where a recomputation ends with it."""
+        return self.forward_peak_bytes if self.rerun_peak_bytes is None else self.rerun_peak_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +67,17 @@ class Unit:
         parameter_gradient_bytes: accumulated by its backward, live to the end of the step.
         fixed_bytes: held from just before the unit until its backward is over, whatever the placement. Only a unit that
             does not join the one before it may have any.
+        passing_bytes: what else is live while it first runs forward and gone by backward, such as what the model's own
+            code holds; below 0 where less is live than the rest adds up to.
+        before_bytes: the most that is live just before it first runs, above what is held and what goes into it.
+        after_bytes: the most that is live, gradients included, above what is held once its backward is over, before
+            the one of the unit before begins.
         can_be_region: whether a region may cover it.
+        lingering_bytes: as in `Choice`, where a region runs it that saves nothing.
+        with_lingering: whether what lingers of earlier units is still there when it first runs. The search for
+            schedules takes every unit to be run plainly in this, their figures do not.
+        inputs: the tensors that go into it, of the value before it; None for all of them. What only passes by is no
+            input of a region over the unit. The search for schedules takes it for one, their figures do not.
         begins: whether a region may begin with it; not one that changes its input in place, which a region over the
             unit before as well may cover.
     """
@@ -66,8 +89,14 @@ class Unit:
     rerun_cost: float
     parameter_gradient_bytes: int = 0
     fixed_bytes: int = 0
+    passing_bytes: int = 0
+    before_bytes: int = 0
+    after_bytes: int = 0
     can_be_region: bool = True
     begins: bool = True
+    lingering_bytes: int = 0
+    with_lingering: bool = False
+    inputs: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         if not self.choices or self.choices[0].recompute_cost:
@@ -92,6 +121,11 @@ class UnitChain:
         units: what runs between them.
         joins: whether one region may span units i and i+1, n-1 of them.
         region_cost: of every region that saves nothing, besides what it runs again.
+        rerun_bytes: live while a region is run again, such as a copy of the random state.
+        nested_bytes: kept by a region inside another from the outer one's run until that is run again, such as its
+            random state. Schedules are worth what it comes to; the search for them does not know of it.
+        further_bytes: what is live by boundary while backward is there, besides what is held and the gradients of
+            its value and of the parameters; below 0 where not all of these gradients are. Empty for none.
     """
 
     tensor_bytes: tuple[int, ...]
@@ -100,12 +134,17 @@ class UnitChain:
     units: tuple[Unit, ...]
     joins: tuple[bool, ...]
     region_cost: float = 0.0
+    rerun_bytes: int = 0
+    nested_bytes: int = 0
+    further_bytes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.units or len(self.values) != len(self.units) + 1 or len(self.joins) != len(self.units) - 1:
             raise ValueError("a chain of n units, one at least, has n + 1 values and n - 1 joins")
         if len(self.tensor_bytes) != len(self.tensor_gradient_bytes):
             raise ValueError("every tensor has its bytes and its gradient's bytes")
+        if len(self.further_bytes) not in (0, len(self.values)):
+            raise ValueError("what is live besides the gradients is told for every value or for none")
         for before, (value, after) in enumerate(zip(self.values[1:], self.values[2:], strict=False)):
             if not self.values[before] & after <= value:
                 raise ValueError(f"a tensor of values {before} and {before + 2} is not in value {before + 1}")
@@ -119,6 +158,18 @@ class UnitChain:
         """Return what these tensors take together."""
         return sum(self.tensor_bytes[tensor] for tensor in tensors)
 
+    def lingering_bytes(self) -> list[int]:
+        """Return what lingers of earlier units when each first runs, all of them run plainly."""
+        before = accumulate((unit.choices[0].lingering_bytes for unit in self.units), initial=0)
+        return [size if unit.with_lingering else 0 for unit, size in zip(self.units, before, strict=False)]
+
+    def taken(self, start: int, stop: int) -> frozenset[int]:
+        """Return the tensors of the value before a run of units that go into one of them."""
+        inputs = [unit.inputs for unit in self.units[start:stop]]
+        into = [self.values[start] if found is None else found for found in inputs]
+        return self.values[start].intersection(frozenset().union(*into))
+
     def gradient_bytes(self, boundary: int) -> int:
-        """Return what the gradients of one value take."""
-        return sum(self.tensor_gradient_bytes[tensor] for tensor in self.values[boundary])
+        """Return what the gradients of one value take, and what else is live with them."""
+        further = self.further_bytes[boundary] if self.further_bytes else 0
+        return further + sum(self.tensor_gradient_bytes[tensor] for tensor in self.values[boundary])

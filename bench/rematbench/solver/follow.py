@@ -75,10 +75,10 @@ def _unit_first(tables: LevelTables, stop: int, state: int, rooms: Array, inside
     choices = np.flatnonzero((steps.nests if inside else steps.exists)[state])
     cells = state, choices
     table, after = tables.top, steps.after[cells]
-    forward, costs = steps.forward[cells], steps.cost[cells] / tables.scale
+    forward, costs = steps.forward[cells] + tables.layout.first_run[start], steps.cost[cells] / tables.scale
     if inside:
         table, after = tables.ranges, tables.row[stop, after]
-        forward = forward + tables.gradients[stop]
+        forward = (steps.last if start + 1 == stop else steps.forward)[cells] + tables.reruns[stop]
         costs = costs + (tables.rerun_costs if start + 1 == stop else tables.forward_costs)[start]
     estimates = tables.estimates(table, after, rooms[:, None] - steps.held[cells]) + costs
     estimates[np.maximum(forward, steps.backward[cells]) > rooms[:, None]] = np.inf
@@ -99,14 +99,14 @@ def _region_first(
     if not len(stops):
         return np.zeros(len(rooms), np.int64), np.full(len(rooms), np.inf)
     which = slice(first, first + len(stops))
-    after, forward = regions.after[which], regions.forward[which]
+    after, forward = regions.after[which], regions.first_forward[which]
     estimates = tables.estimates(tables.ranges, tables.region_row[which], rooms[:, None])
     if inside:
         # A rerun goes through every region but the one that it ends with.
         passed = stops < stop
         estimates += tables.estimates(tables.ranges, tables.row[stop, after], rooms[:, None])
         estimates += regions.cost[which] / tables.scale * passed
-        forward = (forward + tables.gradients[stop]) * passed
+        forward = (regions.forward[which] + tables.reruns[stop]) * passed
     else:
         estimates += tables.estimates(tables.top, after, rooms[:, None])
     estimates[forward > rooms[:, None]] = np.inf

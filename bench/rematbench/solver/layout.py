@@ -24,6 +24,8 @@ class Layout:
         first: the first state of each boundary, and their number at the end.
         boundary: of each state.
         input_held: bytes of the value that are not charged, by state.
+        first_run: what is live by unit when it first runs, besides what is held and what it needs.
+        between: the least room there is at each state of a unit at depth 0, for what runs around its units.
         steps: the units run by a choice, for every state those of its unit.
         regions: the regions that may begin at each unit, by rising stop.
         lowest: the first start of a range that is solved, by stop; the stop itself where there is none.
@@ -34,6 +36,8 @@ class Layout:
     first: Array
     boundary: Array
     input_held: Array
+    first_run: Array
+    between: Array
     steps: Steps
     regions: Regions
     lowest: Array
@@ -48,7 +52,8 @@ class Steps:
         nests: whether it may be run so inside a region.
         after: the state it leads to.
         held: bytes held from its forward to its backward.
-        forward: what its forward needs above what is held before, but for gradients.
+        forward: what its forward needs above what is held before, but for gradients and what is there at the first run.
+        last: the same where a recomputation ends with it.
         backward: what its backward needs, gradients included.
         cost: what is recomputed in its backward.
     """
@@ -58,6 +63,7 @@ class Steps:
     after: Array
     held: Array
     forward: Array
+    last: Array
     backward: Array
     cost: Array
 
@@ -71,6 +77,7 @@ class Regions:
         stop: where it ends.
         after: the state it leads to.
         forward: the peak of its forward, but for gradients, its input charged.
+        first_forward: the same at depth 0, with what is there when its units first run.
         cost: of its forward, from its first unit to its last.
     """
 
@@ -78,6 +85,7 @@ class Regions:
     stop: Array
     after: Array
     forward: Array
+    first_forward: Array
     cost: Array
 
 
@@ -94,11 +102,8 @@ def layout_of(at: Lookups) -> Layout:
         number.append({tensors: len(sets) + place for place, tensors in enumerate(here)})
         sets += here
         first[boundary + 1] = len(sets)
-    held = [
-        at.input_held(boundary, tensors)
-        for boundary in range(count + 1)
-        for tensors in sets[first[boundary] : first[boundary + 1]]
-    ]
+    states = [(bound, charged) for bound in range(count + 1) for charged in sets[first[bound] : first[bound + 1]]]
+    held = [at.input_held(*state) for state in states]
     regions = _regions(at, number)
     lowest = np.arange(count + 1)
     starts = np.repeat(np.arange(count), np.diff(regions.first))
@@ -109,6 +114,8 @@ def layout_of(at: Lookups) -> Layout:
         first=first,
         boundary=np.repeat(np.arange(count + 1), np.diff(first)),
         input_held=np.array(held, np.int64),
+        first_run=np.array([at.first_run(unit) for unit in range(count)], np.int64),
+        between=np.array([at.between(boundary, tensors) for boundary, tensors in states if boundary < count], np.int64),
         steps=_steps(at, number, sets, first),
         regions=regions,
         lowest=lowest,
@@ -126,6 +133,7 @@ def _regions(at: Lookups, number: list[dict[Tensors, int]]) -> Regions:
         stop=np.concatenate(at.stops),
         after=np.array([state for states in after for state in states], np.int64),
         forward=np.concatenate(at.region_peaks),
+        first_forward=np.concatenate(at.first_region_peaks),
         cost=np.concatenate([costs[stops] - costs[start] for start, stops in enumerate(at.stops)]),
     )
 
@@ -134,7 +142,7 @@ def _steps(at: Lookups, number: list[dict[Tensors, int]], sets: list[Tensors], f
     units = at.chain.units
     shape = len(sets), max(len(unit.choices) for unit in units)
     exists, nests = np.zeros(shape, bool), np.zeros(shape, bool)
-    after, held, forward, backward = (np.zeros(shape, np.int64) for _ in range(4))
+    after, held, forward, last, backward = (np.zeros(shape, np.int64) for _ in range(5))
     cost = np.zeros(shape)
     for start, unit in enumerate(units):
         for state in range(first[start], first[start + 1]):
@@ -147,6 +155,16 @@ def _steps(at: Lookups, number: list[dict[Tensors, int]], sets: list[Tensors], f
                 after[cell] = number[start + 1][at.after_unit(start, place, charged)]
                 held[cell] = at.unit_held(start, place, charged)
                 forward[cell] = arriving + choice.forward_peak_bytes
+                last[cell] = arriving + choice.last_peak_bytes
                 backward[cell] = held[cell] + at.gradients[start + 1] + choice.backward_peak_bytes
                 cost[cell] = choice.recompute_cost
-    return Steps(exists=exists, nests=nests, after=after, held=held, forward=forward, backward=backward, cost=cost)
+    return Steps(
+        exists=exists,
+        nests=nests,
+        after=after,
+        held=held,
+        forward=forward,
+        last=last,
+        backward=backward,
+        cost=cost,
+    )

@@ -124,7 +124,7 @@ class LevelTables:
         self.at = layout.at
         self.rooms = rooms
         self.scale = float(self.at.forward_costs[-1]) or 1.0
-        self.gradients = np.array(self.at.gradients, np.int64)
+        self.reruns = np.array(self.at.reruns, np.int64)
         self.region_cost = np.float32(self.at.chain.region_cost / self.scale)
         self.forward_costs = np.array([unit.forward_cost for unit in self.at.chain.units]) / self.scale
         self.rerun_costs = np.array([unit.rerun_cost for unit in self.at.chain.units]) / self.scale
@@ -254,7 +254,8 @@ class LevelTables:
             of, to = states[which], stops[which]
             rests = self.row[to, steps.after[of, choice]]
             held = steps.held[of, choice]
-            floor = np.maximum(self.gradients[to] + steps.forward[of, choice], steps.backward[of, choice])
+            forward = np.where(units[which] + 1 == to, steps.last[of, choice], steps.forward[of, choice])
+            floor = np.maximum(self.reruns[to] + forward, steps.backward[of, choice])
             least = np.maximum(self.ranges.least[rests] + held, floor)
             found = self._lifted(self.ranges, rests, self._by_choice[choice], of, least)
             found.dearer(costs[which] + steps.cost[of, choice] / self.scale)
@@ -276,7 +277,7 @@ class LevelTables:
             begins = np.cumsum(many) - many
             which = regions.first[starts[of]] + np.arange(len(of)) - np.repeat(begins, many)
             rests = self.row[stops[of], regions.after[which]]
-            floors = regions.forward[which] + self.gradients[stops[of]]
+            floors = regions.forward[which] + self.reruns[stops[of]]
             costs = (regions.cost[which] / self.scale + self.region_cost).astype(np.float32)
             self._best_of_both(best, part, begins, self.ranges, rests, self.region_row[which], floors, costs)
         return best
@@ -327,7 +328,8 @@ class LevelTables:
                 if not steps.exists[here[0], choice]:
                     break
                 after, held = steps.after[here, choice], steps.held[here, choice] + fixed
-                floor = np.maximum(steps.forward[here, choice], steps.backward[here, choice]) + fixed
+                forward = steps.forward[here, choice] + layout.first_run[start]
+                floor = np.maximum(np.maximum(forward, steps.backward[here, choice]) + fixed, layout.between[here])
                 least = np.maximum(self.top.least[after] + held, floor)
                 found = self._lifted(self.top, after, self._by_choice[choice], here, least)
                 found.dearer(steps.cost[here, choice] / self.scale)
@@ -337,7 +339,8 @@ class LevelTables:
             regions = self._top_regions(start)
             lift = layout.input_held[here] + fixed
             rows = np.zeros(len(here), np.int64)
-            lifted = self._lifted(regions, rows, self._by_input, here, regions.least[rows] + lift)
+            least = np.maximum(regions.least[rows] + lift, layout.between[here])
+            lifted = self._lifted(regions, rows, self._by_input, here, least)
             best.open(np.arange(len(here)), lifted)
             self.top.put(here, best)
         end, begin = self.at.gradients[0], self.beginning
@@ -354,7 +357,7 @@ class LevelTables:
             extra = np.full(len(which), self.region_cost)
             one = np.zeros(1, np.int64)
             rests, reruns = regions.after[which], self.region_row[which]
-            self._best_of_both(best, one, one, self.top, rests, reruns, regions.forward[which], extra)
+            self._best_of_both(best, one, one, self.top, rests, reruns, regions.first_forward[which], extra)
         return best
 
 

@@ -36,6 +36,29 @@ class Lookups:
         return [sum(both) for both in zip(list(of_parameters)[::-1], own, strict=True)]
 
     @cached_property
+    def lingering(self) -> list[int]:
+        """What lingers of earlier units when each first runs, by the search's own reckoning."""
+        return self.chain.lingering_bytes()
+
+    @cached_property
+    def reruns(self) -> list[int]:
+        """What is live beside what is held while a region that ends at each boundary is run again."""
+        return [gradient + self.chain.rerun_bytes for gradient in self.gradients]
+
+    def first_run(self, at: int) -> int:
+        """Return what is live when a unit first runs, at depth 0, besides what is held and what it needs itself."""
+        return self.chain.units[at].passing_bytes + self.lingering[at]
+
+    def between(self, at: int, charged: Tensors) -> int:
+        """Return what is needed around a unit at depth 0, in what room it is and all that follows have.
+
+        That is right before it, above what is held and goes in, and once its backward is over, above what is held.
+        """
+        unit = self.chain.units[at]
+        before = unit.fixed_bytes + self.input_held(at, charged) + self.lingering[at] + unit.before_bytes
+        return max(before, unit.after_bytes)
+
+    @cached_property
     def forward_costs(self) -> Array:
         """The cost of the units before each boundary."""
         return np.concatenate(([0.0], np.cumsum([unit.forward_cost for unit in self.chain.units])))
@@ -61,13 +84,25 @@ class Lookups:
     @cached_property
     def region_peaks(self) -> list[Array]:
         """The forward peaks of the regions in `stops`, above what is held with their input charged."""
-        return [self._region_peaks(start) for start in range(len(self.chain.units))]
+        return [self._region_peaks(start, first_run=False) for start in range(len(self.chain.units))]
 
-    def _region_peaks(self, start: int) -> Array:
+    @cached_property
+    def first_region_peaks(self) -> list[Array]:
+        """The same in the forward itself, at depth 0."""
+        if not any(self.lingering) and not any(unit.passing_bytes for unit in self.chain.units):
+            return self.region_peaks
+        return [self._region_peaks(start, first_run=True) for start in range(len(self.chain.units))]
+
+    def _region_peaks(self, start: int, *, first_run: bool) -> Array:
         chain, stops = self.chain, self.stops[start]
         inside = range(start, int(stops[-1]) if len(stops) else start)
         first = chain.values[start]
-        each = [chain.bytes_of(chain.values[at] - first) + chain.units[at].forward_bytes for at in inside]
+        each = [
+            chain.bytes_of(chain.values[at] - first)
+            + chain.units[at].forward_bytes
+            + (self.first_run(at) if first_run else 0)
+            for at in inside
+        ]
         return np.maximum.accumulate(np.array(each, np.int64))[stops - start - 1]
 
     @cached_property

@@ -20,6 +20,7 @@ from rematbench.solver.layout import layout_of
 from rematbench.solver.levels import NEVER, Held, LevelTables, Table
 from rematbench.solver.lookups import Lookups
 from rematbench.solver.pareto import Array
+from rematbench.solver.relaxed import relaxed
 from rematbench.solver.schedule import NOTHING, UnitRegion
 
 _LONGEST = 32
@@ -38,12 +39,15 @@ class PriceTables(LevelTables):
         # More regions can only be cheaper, and what is left of a region, cut at any unit, begins with any.
         units = tuple(replace(unit, begins=unit.can_be_region) for unit in chain.units)
         layout = layout_of(Lookups(chain=replace(chain, units=units), stride=1, longest=_LONGEST))
+        # A unit with which what is left of a region ends may be run to its end in the whole of it, or the other way.
+        steps = replace(layout.steps, last=np.minimum(layout.steps.forward, layout.steps.last))
+        layout = replace(layout, steps=steps)
         prices = np.concatenate(([0.0], np.geomspace(1e-3, 1e2, _PRICES - 1) / max(most, 1)))
         super().__init__(layout, rooms=prices)
 
     def _prepare(self) -> None:
-        # Of forwards only what they need themselves: it makes a region's schedule fit where it is cut shorter.
-        self.gradients[:] = 0
+        # In every rerun as little is live as in any: it makes a region's schedule fit where it is cut shorter.
+        self.reruns[:] = self.reruns.min()
         self._splits = [(self._at_share(share), self._at_share(1 - share)) for share in _SHARES]
         rows = len(self.ranges.costs)
         self._as_region = np.zeros((len(_SHARES), rows, len(self.rooms)), np.float32)
@@ -118,10 +122,12 @@ class PriceTables(LevelTables):
         for start in reversed(range(count)):
             here = np.arange(layout.first[start], layout.first[start + 1])
             price, following = prices[start], prices[start + 1]
+            fixed = self.at.chain.units[start].fixed_bytes
             ways = []
             for choice in np.flatnonzero(steps.exists[here[0]]).tolist():
                 after, held = steps.after[here, choice], steps.held[here, choice]
-                room = np.maximum(np.maximum(steps.forward[here, choice], steps.backward[here, choice]), held)
+                room = np.maximum(steps.forward[here, choice] + layout.first_run[start], steps.backward[here, choice])
+                room = np.maximum(np.maximum(room, held), layout.between[here] - fixed)
                 costs = steps.cost[here, choice] / self.scale + following * held + (price - following) * room
                 ways.append(bounds[after] + costs)
             which = np.arange(regions.first[start], regions.first[start + 1])
@@ -133,7 +139,7 @@ class PriceTables(LevelTables):
                     costs = self._of_pieces(total, start, stops)
                     region = min(region, float((costs + bounds[after]).min()))
                 ways.append(float(self.region_cost) + region + price * layout.input_held[here])
-            bounds[here] = np.min(ways, axis=0) + price * self.at.chain.units[start].fixed_bytes
+            bounds[here] = np.min(ways, axis=0) + price * fixed
         return bounds
 
     def _in_any_room(self, rows: Array, prices: Array) -> Array:
@@ -215,7 +221,7 @@ def bounds_below(
         widths: of the piece of the curve of which a price is the slope, as a share of the room.
     """
     chain, scale = levels.at.chain, levels.scale
-    tables = PriceTables(chain, max(room for _, room in found))
+    tables = PriceTables(relaxed(chain), max(room for _, room in found))
     lines = [tables.bound(prices) for regions, room in found for prices in _prices(levels, regions, room, widths)]
     return lambda budget: scale * max(0.0, *(least - price * budget for least, price in lines))
 

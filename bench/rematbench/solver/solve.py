@@ -13,6 +13,7 @@ position alone, so they are counted where they occur.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from rematbench.solver.layout import layout_of
 from rematbench.solver.levels import LevelTables, levels_between
 from rematbench.solver.lookups import Lookups
 from rematbench.solver.prices import bounds_below
+from rematbench.solver.relaxed import relaxed
 from rematbench.solver.schedule import Schedule, UnitRegion
 from rematbench.solver.simulate import simulate
 from rematbench.solver.tables import Tables, TooLongError
@@ -34,8 +36,12 @@ from rematbench.units import format_bytes
 POINTS = 192
 """How many points a range's list may have unless told, and how many levels of memory there are where it has more.
 
-Up to a dozen units of random sizes, and many more of equal ones, nothing is left out.
+Up to two dozen units of random sizes, and many more of equal ones, nothing is left out.
 """
+
+_SHORT = 24
+_POINTS_OF_SHORT = 1024
+"""How many points a list may have in chains of so few units: there whole lists take no longer than levels do."""
 
 LONG = 120
 """Units beyond which regions begin and end at multiples of a stride only, unless told."""
@@ -51,6 +57,8 @@ _LEVELS_OF_LONG = 96
 
 _FRONTIER = 128
 """How many points a frontier on levels has at most; in long chains a fifth of that."""
+
+_ROUNDING = 1e-9
 
 _BOUNDED = 6
 """How many points of a frontier on levels have a bound made for them; it is one for the points between them too.
@@ -92,8 +100,8 @@ def frontier(chain: UnitChain, *, points: int | None = POINTS, stride: int | Non
     tables = _listed(chain, _UNLIMITED, points, stride)
     if tables is not None:
         found = _unbeaten([tables.schedule(number) for number in range(len(tables.whole.peaks))])
-        if stride == 1:
-            return found
+        if stride == 1 and (listed := _listed_bounds(chain, tables)):
+            return tuple(_with_gap(schedule, listed) for schedule in found)
         levels = _levels(chain, plain, _LEVELS_OF_LONG * 2 // 3, stride)
     else:
         levels = _levels(
@@ -113,23 +121,22 @@ def frontier(chain: UnitChain, *, points: int | None = POINTS, stride: int | Non
 def solve(chain: UnitChain, budget_bytes: int, *, points: int | None = POINTS, stride: int | None = None) -> Schedule:
     """Return the cheapest schedule that fits; `points` and `stride` as for `frontier`.
 
+    Where the search reckons with less than a schedule takes (`relaxed`), it looks further down until one does fit.
+
     Raises:
         InfeasibleError: none fits, whatever `points`; of those considered where `stride` is above 1.
     """
     stride = _stride(chain, stride)
     most = min(budget_bytes, _plain_peak_bytes(chain))
     tables = _listed(chain, most, points, stride)
-    listed = tables is not None and bool(len(tables.whole.peaks))
-    if tables is not None and listed and stride == 1:
-        return tables.schedule(len(tables.whole.peaks) - 1)
+    found = _fitting(tables, budget_bytes) if tables else None
+    if tables and found and stride == 1 and (listed := _listed_bounds(chain, tables)):
+        return _with_gap(found, listed, most)
     levels = _levels(chain, most, points or POINTS, stride)
-    least = int(levels.top.least[levels.beginning])
-    if least <= budget_bytes:
-        if tables is not None and listed:
-            found = tables.schedule(len(tables.whole.peaks) - 1)
-        else:
-            found = _schedule(chain, *regions_within(levels, [budget_bytes]))
+    found = found or _fitting_on(levels, budget_bytes)
+    if found:
         return _with_gap(found, bounds_below(levels, [(found.regions, most)]), most)
+    least = int(levels.top.least[levels.beginning])
     best = simulate(chain, *regions_within(levels, [least]))
     raise InfeasibleError(budget_bytes, best.peak_bytes, chain.units[best.peak_unit].name)
 
@@ -143,7 +150,7 @@ def cost_bound(chain: UnitChain, budget_bytes: int) -> float:
     if len(chain.units) <= _LINEAR:
         return least_cost(chain, budget_bytes)
     try:
-        found = solve(chain, budget_bytes)
+        found = solve(relaxed(chain), budget_bytes)
     except InfeasibleError:
         return math.inf
     return max(0.0, found.cost - found.gap)
@@ -169,10 +176,46 @@ def _stride(chain: UnitChain, stride: int | None) -> int:
 
 def _listed(chain: UnitChain, limit: int, points: int | None, stride: int) -> Tables | None:
     """Return the tables with whole lists; None where they are too long."""
+    if points is not None and points >= POINTS and len(chain.units) <= _SHORT:
+        points = max(points, _POINTS_OF_SHORT)
     try:
         return Tables(chain, limit=limit, points=points, stride=stride)
     except TooLongError:
         return None
+
+
+def _listed_bounds(chain: UnitChain, tables: Tables) -> Callable[[int], float] | None:
+    """Return the least cost of any schedule in a room, by whole lists; None where those are too long.
+
+    Args:
+        tables: of the chain, every region considered.
+    """
+    less = relaxed(chain)
+    # The search takes nested regions to keep nothing, so that its tables are those of both.
+    same = replace(less, nested_bytes=chain.nested_bytes) == chain
+    whole = tables if same else _listed(less, tables.limit, tables.points, 1)
+    if whole is None:
+        return None
+    peaks, costs = whole.whole.peaks, whole.whole.costs
+    return lambda room: float(costs[max(0, bisect_right(peaks, room) - 1)])
+
+
+def _fitting(tables: Tables, budget_bytes: int) -> Schedule | None:
+    """Return the cheapest listed schedule that fits; None where there is none."""
+    every = (tables.schedule(number) for number in reversed(range(len(tables.whole.peaks))))
+    return next((schedule for schedule in every if schedule.peak_bytes <= budget_bytes), None)
+
+
+def _fitting_on(levels: LevelTables, budget_bytes: int) -> Schedule | None:
+    """Return the schedule that is best by estimate and fits; None where not even that of the least room does."""
+    room, least = budget_bytes, int(levels.top.least[levels.beginning])
+    while room >= least:
+        schedule = _schedule(levels.at.chain, *regions_within(levels, [room]))
+        if schedule.peak_bytes <= budget_bytes:
+            return schedule
+        # By as much as it has taken more than told, or all the way down.
+        room = max(least, room - (schedule.peak_bytes - budget_bytes)) if room > least else least - 1
+    return None
 
 
 def _levels(chain: UnitChain, most: int, points: int, stride: int) -> LevelTables:
@@ -186,7 +229,9 @@ def _levels(chain: UnitChain, most: int, points: int, stride: int) -> LevelTable
 
 def _with_gap(schedule: Schedule, bounds: Callable[[int], float], room: int | None = None) -> Schedule:
     """Return a schedule that says how far it is from the bound of its peak, or of the room that it was found for."""
-    return replace(schedule, gap=max(0.0, schedule.cost - bounds(room or schedule.peak_bytes)))
+    gap = schedule.cost - bounds(room or schedule.peak_bytes)
+    # The same sum in another order is no gap.
+    return replace(schedule, gap=gap if gap > _ROUNDING * schedule.cost else 0.0)
 
 
 def _along(levels: LevelTables, count: int) -> list[int]:

@@ -80,7 +80,7 @@ class Tables:
             self.inside[start, stop, charged] = self._least([self._inner_unit(start, stop, charged), lifted])
 
     def _inner_unit(self, start: int, stop: int, charged: Tensors) -> ParetoList:
-        unit, level = self.chain.units[start], self.at.gradients[stop]
+        unit, level = self.chain.units[start], self.at.reruns[stop]
         ways = []
         for number, choice in enumerate(unit.choices):
             if number and not choice.nests:
@@ -88,7 +88,8 @@ class Tables:
             after = self.at.after_unit(start, number, charged)
             rest = FREE if start + 1 == stop else self.inside[start + 1, stop, after]
             cost = (unit.rerun_cost if start + 1 == stop else unit.forward_cost) + choice.recompute_cost
-            ways.append(self._unit(start, number, charged, rest, level=level, cost=cost))
+            last = start + 1 == stop
+            ways.append(self._unit(start, number, charged, rest, level=level, cost=cost, early_stop=last))
         return ways[0] if len(ways) == 1 else self._least(ways)
 
     def _inner_regions(self, start: int, stop: int) -> ParetoList:
@@ -96,7 +97,8 @@ class Tables:
         ends = self.at.stops[start][:count]
         rests = [self.inside[end, stop, self.at.after_region(start, end)] for end in ends.tolist()]
         costs = self.at.forward_costs[ends] - self.at.forward_costs[start]
-        return self._regions_first(start, rests, self.at.region_peaks[start][:count] + self.at.gradients[stop], costs)
+        floors = self.at.region_peaks[start][:count] + self.at.reruns[stop]
+        return self._regions_first(start, rests, floors, costs)
 
     def _fill_top(self) -> None:
         for start in reversed(range(len(self.chain.units))):
@@ -107,21 +109,24 @@ class Tables:
         self.top[0, frozenset()] = self._least([ParetoList(peaks=end.peaks, costs=end.costs, picks=whole.picks)])
 
     def _fill_top_state(self, start: int, charged: Tensors) -> None:
-        held = self.at.input_held(start, charged)
+        unit, held = self.chain.units[start], self.at.input_held(start, charged)
         regions = self._top_regions(start)
         ways = [ParetoList(peaks=regions.peaks + held, costs=regions.costs, picks=regions.picks)]
-        for number, choice in enumerate(self.chain.units[start].choices):
+        for number, choice in enumerate(unit.choices):
             rest = self._top_rest(start + 1, self.at.after_unit(start, number, charged))
-            ways.append(self._unit(start, number, charged, rest, level=0, cost=choice.recompute_cost))
-        fixed = self.chain.units[start].fixed_bytes
+            level = self.at.first_run(start)
+            ways.append(self._unit(start, number, charged, rest, level=level, cost=choice.recompute_cost))
+        fixed = unit.fixed_bytes
+        every = self._least([ParetoList(peaks=way.peaks + fixed, costs=way.costs, picks=way.picks) for way in ways])
+        raised_by_it = raised(every, by=0, floor=self.at.between(start, charged), cost=0.0, pick=0)
         self.top[start, charged] = self._least(
-            [ParetoList(peaks=way.peaks + fixed, costs=way.costs, picks=way.picks) for way in ways]
+            [ParetoList(peaks=raised_by_it.peaks, costs=raised_by_it.costs, picks=every.picks)]
         )
 
     def _top_regions(self, start: int) -> ParetoList:
         ends = self.at.stops[start]
         rests = [self._top_rest(end, self.at.after_region(start, end)) for end in ends.tolist()]
-        return self._regions_first(start, rests, self.at.region_peaks[start], np.zeros(len(ends)))
+        return self._regions_first(start, rests, self.at.first_region_peaks[start], np.zeros(len(ends)))
 
     def _top_rest(self, start: int, charged: Tensors) -> ParetoList:
         return FREE if start == len(self.chain.units) else self.top[start, charged]
@@ -139,12 +144,21 @@ class Tables:
         return summed([rests[i] for i in some], [reruns[i] for i in some], floors[some], costs, ends[some])
 
     def _unit(
-        self, start: int, number: int, charged: Tensors, rest: ParetoList, *, level: int, cost: float
+        self,
+        start: int,
+        number: int,
+        charged: Tensors,
+        rest: ParetoList,
+        *,
+        level: int,
+        cost: float,
+        early_stop: bool = False,
     ) -> ParetoList:
-        """Return `rest` with one unit run before it; `level` is what is live of gradients in its forward."""
+        """Return `rest` with one unit run before it; `level` is what else is live in its forward, such as gradients."""
         choice = self.chain.units[start].choices[number]
         held = self.at.unit_held(start, number, charged)
-        forward = level + self.at.input_held(start, charged) + choice.forward_peak_bytes
+        peak = choice.last_peak_bytes if early_stop else choice.forward_peak_bytes
+        forward = level + self.at.input_held(start, charged) + peak
         backward = held + self.at.gradients[start + 1] + choice.backward_peak_bytes
         return raised(rest, by=held, floor=max(forward, backward), cost=cost, pick=-1 - number)
 
