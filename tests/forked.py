@@ -125,6 +125,8 @@ def _become(run: Callable[[], None], streams: tuple[int, int, int], env: Mapping
             setattr(sys, f"__{name}__", stream)
         os.environ.clear()
         os.environ.update(env)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
+            del sys.modules[name]  # ours, as tests import it; a user's folder may have one of that name
         warnings.resetwarnings()  # pytest makes errors of them; a process of its own shows them
         try:
             run()

@@ -159,6 +159,8 @@ FAILING: dict[str, tuple[str, ...]] = {
     "inspect": ("inspect", "plain.mpl"),
     "why": ("why", "plain.mpl"),
     "plan": ("plan", "net.py:build"),
+    "predict": ("predict", "plain.mpl", "--at", "batch=64"),
+    "fit": ("fit", "plain.mpl", "--vary", "batch", "--memory", "1GiB"),
     "report": ("report", "nowhere"),
     "show": ("show", "nowhere"),
     "baseline update": ("baseline", "update", "nowhere", "base.csv"),
