@@ -2,12 +2,20 @@
 
 import gc
 import os
+import sys
 
 import pytest
 import torch
 
 # Two threads that wait for each other by spinning make a shared machine crawl; no result depends on their number.
 torch.set_num_threads(1)
+
+# Container images like to switch bytecode off: two hundred processes that tests start would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Until four thousand tests are collected: they stay, and the collector would look at them all again and again.
+gc.disable()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,6 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.option.markexpr != "gpu":
         os.environ |= dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"), "")
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

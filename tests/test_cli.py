@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import forked
 from tests.reporting.samples import stored, toy
 
 from rematbench import __version__
@@ -129,10 +129,8 @@ def test_a_mistake_is_one_sentence_that_says_what_to_try(here: Here, name: str) 
 
 @pytest.fixture(scope="module")
 def refused(folder: Path) -> dict[str, Ended]:
-    """Make the mistakes that take workers to find, as many at once as there are processors."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        ended = pool.map(lambda case: rematbench("run", *case[0], cwd=folder), WORKERS_FIND.values())
-        return dict(zip(WORKERS_FIND, ended, strict=True))
+    """Make the mistakes that take workers to find."""
+    return {name: forked.rematbench("run", *case[0], cwd=folder) for name, case in WORKERS_FIND.items()}
 
 
 @pytest.mark.parametrize("name", WORKERS_FIND)

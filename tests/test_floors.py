@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("measuring",),
     ("inspecting",),
     ("planner",),
+    ("predicting",),
     ("running",),
     ("reporting",),
     ("commands", "pytest_plugin"),

@@ -28,6 +28,7 @@ from rematbench.torch_internals import (
     ProfiledScope,
     StorageReference,
     allocator_history,
+    below_autograd,
     buffers_of,
     call_of,
     children_of,
@@ -230,6 +231,14 @@ def test_a_dispatch_mode_sees_operators_and_their_schemas_but_not_those_that_go_
             torch.zeros(2).sin()
     assert [line for line in seen if "mul_" in line] == ["aten::mul_ ['self', 'other'] True"]
     assert not [line for line in seen if "sin" in line]
+
+
+def test_below_autograd_an_operator_runs_as_a_mode_sees_it() -> None:
+    weight = torch.ones(2, 2, requires_grad=True)
+    with below_autograd():
+        assert torch.is_grad_enabled()
+        assert not torch.ops.aten.mm(weight, weight).requires_grad
+    assert torch.ops.aten.mm(weight, weight).requires_grad
 
 
 def test_torch_s_flop_formulas_are_those_of_its_counter() -> None:

@@ -1,8 +1,8 @@
 """Measure, exactly, what activation-checkpoint placements save and cost.
 
-For training code: `Placement`, `apply`, `applied`, `plan`, `why`, `outline`; for strategies of one's own: `strategy`;
-for notebooks: `Run("results/latest").dataframe()`. They are imported when first asked for, as the command itself needs
-no torch.
+For training code: `Placement`, `apply`, `applied`, `plan`, `why`, `outline`; for sizes that are not run: `predict`,
+`fit`; for strategies of one's own: `strategy`; for notebooks: `Run("results/latest").dataframe()`. They are imported
+when first asked for, as the command itself needs no torch.
 """
 
 from importlib import import_module
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rematbench.placing.apply import Handle, applied, apply
     from rematbench.placing.outline import outline
     from rematbench.planner.plan import Plan, plan
+    from rematbench.predicting.api import Prediction, fit, predict
     from rematbench.records.diagnosis import Diagnosis
     from rematbench.records.run import Run
 
@@ -25,12 +26,15 @@ __all__ = [
     "Handle",
     "Placement",
     "Plan",
+    "Prediction",
     "Run",
     "__version__",
     "applied",
     "apply",
+    "fit",
     "outline",
     "plan",
+    "predict",
     "strategy",
     "why",
 ]
@@ -40,11 +44,14 @@ _HOMES = {
     "Handle": "rematbench.placing.apply",
     "Placement": "rematbench.placement.placement",
     "Plan": "rematbench.planner.plan",
+    "Prediction": "rematbench.predicting.api",
     "Run": "rematbench.records.run",
     "applied": "rematbench.placing.apply",
     "apply": "rematbench.placing.apply",
+    "fit": "rematbench.predicting.api",
     "outline": "rematbench.placing.outline",
     "plan": "rematbench.planner.plan",
+    "predict": "rematbench.predicting.api",
     "strategy": "rematbench.placement.registry",
     "why": "rematbench.inspecting.why",
 }

@@ -17,9 +17,11 @@ from rematbench.commands import baseline
 from rematbench.commands.check import check
 from rematbench.commands.compare import compare
 from rematbench.commands.console import err, out, standard_streams
+from rematbench.commands.fit import fit
 from rematbench.commands.inspect import inspect
 from rematbench.commands.listing import models, placements, suites
 from rematbench.commands.plan import plan
+from rematbench.commands.predict import predict
 from rematbench.commands.report import report
 from rematbench.commands.run import run
 from rematbench.commands.show import show
@@ -66,7 +68,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Measure, exactly, what activation-checkpoint placements save and cost.",
 )
-for verb in (run, models, placements, suites, compare, check, inspect, why, plan, report, show):
+for verb in (run, models, placements, suites, compare, check, inspect, why, plan, predict, fit, report, show):
     app.command()(_whole(verb))
 app.add_typer(baseline.app, name="baseline")
 for command in baseline.app.registered_commands:

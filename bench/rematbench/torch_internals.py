@@ -35,6 +35,7 @@ __all__ = [
     "ProfiledScope",
     "StorageReference",
     "allocator_history",
+    "below_autograd",
     "buffers_of",
     "call_of",
     "children_of",
@@ -217,6 +218,14 @@ def without_dispatch() -> AbstractContextManager[Any]:
     A guard of torch's C++ (torch/csrc/utils/python_dispatch.cpp); the modes themselves can only be popped.
     """
     return torch._C._DisableTorchDispatch()
+
+
+def below_autograd() -> AbstractContextManager[Any]:
+    """Run operators as a step's own do by the time a dispatch mode sees them: past autograd, whatever requires grad.
+
+    A guard of torch's C++ (torch/csrc/autograd/init.cpp); `no_grad` would change what kernels ask for themselves.
+    """
+    return torch._C._AutoDispatchBelowAutograd()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ MiB is 2**20 bytes and GiB 2**30; MB and GB are never printed.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from rematbench.errors import RematbenchError, shown
@@ -47,6 +47,11 @@ def _scaled(value: float, scale: Scale) -> str:
 def format_bytes(count: int) -> str:
     """`64 MiB`, `1.5 GiB`: three digits, binary units."""
     return _scaled(count, BYTES)
+
+
+def format_sizes(sizes: Mapping[str, int]) -> str:
+    """`batch=64 length=512`: arguments of a model's factory that are sizes."""
+    return " ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def format_mib(count: int) -> str:

@@ -1,15 +1,12 @@
-"""The gate through the installed command, on runs of a model that a change makes hold more."""
+"""The gate, on runs of a model that a change makes hold more."""
 
 import csv
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-COMMAND = Path(sys.executable).parent / "rematbench"
+from tests import forked
 
 MODEL = """
 import torch
@@ -40,9 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rematbench(folder: Path) -> Rematbench:
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "GITHUB_STEP_SUMMARY": str(folder / "summary.md")}
-        command = [str(COMMAND), *map(str, arguments)]
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        return forked.rematbench(*arguments, cwd=folder, env={"GITHUB_STEP_SUMMARY": str(folder / "summary.md")})
 
     return call
 

@@ -1,14 +1,13 @@
-"""`rematbench inspect` through the installed command."""
+"""`rematbench inspect` of a user's model."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests import forked
 
 from rematbench.records.inspection import Inspection
 
-COMMAND = Path(sys.executable).parent / "rematbench"
 MODEL = """
 import torch
 from torch import nn
@@ -36,8 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def inspect(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [str(COMMAND), "inspect", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return forked.rematbench("inspect", *arguments, cwd=folder)
 
 
 def test_a_user_s_model_is_shown_with_its_saved_tensors(folder: Path) -> None:

@@ -1,17 +1,16 @@
-"""`rematbench plan` through the installed command, on a model that nobody here prepared."""
+"""`rematbench plan` on a model that nobody here prepared."""
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests import forked
 
 from rematbench import Placement
 from rematbench.records.run import Run
 
-COMMAND = Path(sys.executable).parent / "rematbench"
 MODEL = """
 import torch
 from torch import nn
@@ -51,8 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rematbench(folder: Path) -> Rematbench:
     def call(*arguments: object) -> "subprocess.CompletedProcess[str]":
-        command = [str(COMMAND), *map(str, arguments)]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        return forked.rematbench(*arguments, cwd=folder)
 
     return call
 

@@ -1,14 +1,13 @@
-"""`rematbench why` through the installed command."""
+"""`rematbench why` of a user's model."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests import forked
 
 from rematbench.records.diagnosis import Diagnosis
 
-COMMAND = Path(sys.executable).parent / "rematbench"
 MODEL = """
 import torch
 from torch import nn
@@ -35,8 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def why(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [str(COMMAND), "why", *arguments, "--device", "cpu"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return forked.rematbench("why", *arguments, "--device", "cpu", cwd=folder)
 
 
 def test_the_verdict_is_printed_with_what_to_try(folder: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests import forked
 
 from rematbench.cli import app
 from rematbench.suite.suite import custom_suite, load_suite, select
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r"```(\S*)$")
 _FILE = re.compile(r"# ([\w./-]+\.\w+)(, at the end(?: of (\w+))?)?$")
+_SHELL = re.compile(r"[|&;<>()$`*?\[\]~{}]")
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->$")
 _NUMBER = re.compile(r"-?\d[\d,.]*(?:e[-+]?\d+)?")
 _UNIT = re.compile(r"# (?:ns|µs|ms|s|B|KiB|MiB|GiB|FLOP|kFLOP|MFLOP|GFLOP|TFLOP)\b")
@@ -96,13 +98,21 @@ def write_file(block: Block, folder: Path) -> None:
     path.write_text(text)
 
 
-def run_block(block: Block, folder: Path, environment: dict[str, str] | None = None) -> None:
-    """Run a console block in a folder, and hold what it prints to what the block shows."""
+def run_block(block: Block, folder: Path, environment: dict[str, str] | None = None, *, real: bool = True) -> None:
+    """Run a console block in a folder, and hold what it prints to what the block shows.
+
+    Args:
+        real: start the installed command; otherwise a fork of this process is it, where a line is nothing else.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTEST_ADDOPTS": "-p no:cacheprovider", **(environment or {})}
     for command, shown in block.commands:
-        call = ["bash", "-o", "pipefail", "-c", command]
-        done = subprocess.run(call, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        program, *arguments = shlex.split(command, comments=True)
+        if program == "rematbench" and not real and not _SHELL.search(command):
+            done = forked.rematbench(*arguments, cwd=folder)
+        else:
+            call = ["bash", "-o", "pipefail", "-c", command]
+            done = subprocess.run(call, cwd=folder, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{block}: {command}\n{done.stdout}{done.stderr}"
         assert not (missing := not_printed(shown, done.stdout)), (
             f"{block}: {command} does not print\n{missing}\nbut\n{done.stdout}{done.stderr}"
@@ -160,6 +170,8 @@ def check_command(text: str) -> None:
         assert {argument for argument in arguments if "=" not in argument} <= set(targets), text
     elif program == "rematbench":
         check_rematbench(arguments)
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file(), text
     else:
         assert program in ("pip", "git", "pytest", "source"), text
 

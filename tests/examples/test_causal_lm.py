@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.examples.training import assert_nothing_changes, equal, flops, peak_bytes, regions, seeded, step
+from tests.examples.training import assert_nothing_changes, equal, flops, library, peak_bytes, regions, seeded, step
 from torch import Tensor, nn
 
 from rematbench import Placement, applied, apply, outline
 from rematbench.errors import PlacementError
 from rematbench.inspecting.caches import warnings_about
 
-transformers = pytest.importorskip("transformers", reason="the extra `examples` is not installed")
+transformers = library("transformers")
 
 LLAMA = {"num_key_value_heads": 2, "intermediate_size": 128}
 TOKENS = torch.randint(0, 64, (4, 32), generator=torch.Generator().manual_seed(0))

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.examples.training import assert_nothing_changes, peak_bytes, regions, seeded, step
+from tests.examples.training import assert_nothing_changes, library, peak_bytes, regions, seeded, step
 
 from rematbench import Placement, applied
 from rematbench.errors import PlacementError
 
-transformers = pytest.importorskip("transformers", reason="the extra `examples` is not installed")
+transformers = library("transformers")
 
 TOKENS = torch.randint(3, 64, (4, 24), generator=torch.Generator().manual_seed(0))
 BATCH = {"input_ids": TOKENS, "labels": TOKENS[:, :12].clone(), "use_cache": False}

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from tests.examples.test_causal_lm import TOKENS, gpt2
-from tests.examples.training import STEPS, equal, regions
+from tests.examples.training import STEPS, equal, library, regions
 
 from rematbench import Placement, applied, outline
 
-transformers = pytest.importorskip("transformers", reason="the extra `examples` is not installed")
-pytest.importorskip("accelerate", reason="the extra `examples` is not installed")
+transformers = library("transformers")
+library("accelerate")
 
 
 def trained(model: Any, folder: Path) -> dict[str, torch.Tensor]:

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.examples.training import assert_nothing_changes, peak_bytes, regions, seeded, step
+from tests.examples.training import assert_nothing_changes, library, peak_bytes, regions, seeded, step
 
 from rematbench import Placement, applied
 from rematbench.errors import PlacementError
 
-diffusers = pytest.importorskip("diffusers", reason="the extra `examples` is not installed")
+diffusers = library("diffusers")
 
 BATCH = {"sample": torch.randn(2, 1, 16, 16), "timestep": torch.tensor([1, 2]), "return_dict": False}
 

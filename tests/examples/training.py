@@ -1,9 +1,12 @@
 """What every example is held to: a step and twenty AdamW steps under a placement are those without, to the bit."""
 
 import copy
+import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,21 @@ from rematbench.workload.step import Workload, loss_of, training_step
 
 STEPS = 20
 Batch = tuple[Any, ...] | Mapping[str, Any]
+
+
+class library:  # noqa: N801  # stands for a module
+    """A library of the extra `examples`, imported when it is first asked for something; skips a file of tests without.
+
+    Every process that runs tests collects all files, and one of them runs those here.
+    """
+
+    def __init__(self, name: str) -> None:
+        if importlib.util.find_spec(name) is None:
+            pytest.skip("the extra `examples` is not installed", allow_module_level=True)
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
 
 
 def regions(*paths: str, **options: Any) -> Placement:

@@ -22,7 +22,7 @@ step_ratio_high, rounds, forward_flops, recompute_flops, uncounted_ops, gradient
 gradients_worst, loss, buffers, rng_state, resident_bytes, reserved_bytes, memory_meter, torch, python, device_name,
 threads, commit, measured_at, held_by_block, peer, peer_peak_ratio, peer_step_ratio, peer_step_ratio_low,
 peer_step_ratio_high, predicted_ratio, compile_s, allocated_bytes, active_bytes, device_used_bytes, plan_reserved_bytes,
-device_software, device_allocator
+device_software, device_allocator, predicted_from, checked_at, peak_low_bytes, peak_high_bytes
 """
 ALWAYS_THERE = {"suite", "model", "placement", "device", "dtype", "status", "message", "measured_at"}
 
@@ -81,6 +81,7 @@ def test_a_full_row() -> None:
         **dict.fromkeys(["peer", "peer_peak_ratio", "peer_step_ratio", "peer_step_ratio_low", "peer_step_ratio_high"]),
         **{"predicted_ratio": None, "compile_s": None, "allocated_bytes": None, "active_bytes": None},
         **{"device_used_bytes": None, "plan_reserved_bytes": None, "device_software": None, "device_allocator": None},
+        **dict.fromkeys(["predicted_from", "checked_at", "peak_low_bytes", "peak_high_bytes"]),
     }
 
 

@@ -148,7 +148,7 @@ def test_a_step_without_a_pair_is_its_own_median_within_its_quartiles() -> None:
     assert row.step_ratio is None
 
 
-@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
+@pytest.mark.parametrize("status", [status for status in Status if not status.is_ok])
 def test_a_row_that_failed_has_no_step_and_fits_no_plot(status: Status) -> None:
     (row,) = rows(measurement("each", status=status, memory=memory(5), timing=timing(1.0)))
     assert (row.is_ok, row.step_s, row.fits_a_plot) == (False, None, False)

@@ -118,7 +118,7 @@ def test_the_csv_by_hand(store: Store) -> None:
     assert text.splitlines()[0] == ",".join(column.name for column in COLUMNS)
     assert text.splitlines()[2] == (
         'mine,toy,each,cpu,float32,ok,"zeit × 2, µs",,,0,50,0.25,0,backward,true,0.0125,0.0,1.25,1.25,1.25,9,'
-        ",,,,,,,,,,,by hand,,,,,,2030-01-31,,,,,,,,,,,,,,"
+        ",,,,,,,,,,,by hand,,,,,,2030-01-31,,,,,,,,,,,,,,,,,,"
     )
 
 

@@ -166,6 +166,11 @@ class Machine:
             yield Timed(placement=name, timing=Timing(step_s=(1.0,), plain_s=(1.0,) if order.plain else ()))
 
 
+def is_whole(row: Measurement) -> bool:
+    """Tell whether there is nothing left to do for a row that is to be timed: it is compared, and so are its times."""
+    return bool(row.status is Status.OK and row.equality and row.timing and row.timing.plain_s)
+
+
 class Silent:
     """Watches nothing."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests import forked
 
 from rematbench.records.measurement import Measurement, Status
 from rematbench.records.store import read_measurements
@@ -75,9 +76,9 @@ COMPARED = [key for key in WELL if key[0] != "hostile.py:hoards"]
 
 
 @pytest.fixture(scope="module")
-def ended(project: Path, rematbench: Run) -> subprocess.CompletedProcess[str]:
+def ended(project: Path) -> subprocess.CompletedProcess[str]:
     (project / "wrong.toml").write_text(SUITE)
-    return rematbench("run", "wrong.toml", "--out", "wrong")
+    return forked.rematbench("run", "wrong.toml", "--out", "wrong", cwd=project)
 
 
 @pytest.fixture(scope="module")

@@ -4,26 +4,32 @@ Most workers here are a small script that says what `Machine` says and then kill
 tried; at the end are real ones.
 """
 
+import os
 import random
+import signal
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.running.machine import NAMES, Machine, Silent, run, suite
+from tests import forked
+from tests.running.machine import NAMES, Machine, Silent, is_whole, run, suite
 
 from rematbench.errors import DeviceError, StorageError
 from rematbench.placement.placement import PLAIN
 from rematbench.record import Record
 from rematbench.records.measurement import Measurement, Status, Timing
 from rematbench.records.store import RECORDS, Store, csv_text
+from rematbench.running import process, worker
 from rematbench.running.process import Worker
 from rematbench.running.protocol import Began, Done, Ended, JobOrder, Measured, ProbeOrder, Timed
 from rematbench.running.runner import LIVES, run_suite
+from rematbench.running.staging import Say
 from rematbench.suite.suite import Device, Suite
 
 SCRIPT = r"""
@@ -46,14 +52,37 @@ def end_of(lines: list[bytes], life: int | None, end: bytes) -> list[bytes]:
     return lines if life is None else [*lines[:life], end]
 
 
+class Told(Worker):
+    """No process: what one said before it was killed, without waiting for one to start."""
+
+    def __init__(self, order: Record, log: Path, timeout_s: float, lines: list[bytes]) -> None:
+        super().__init__(order, log, timeout_s)
+        self._told = lines
+
+    def __enter__(self) -> "Told":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def _lines(self) -> Iterator[bytes]:
+        return iter(self._told)
+
+    def _how_it_ended(self) -> str:
+        return "the worker was killed by SIGKILL"
+
+
 class Mortal:
-    """Starts workers that say what a `Machine` says, each killed after as many messages as its life has."""
+    """Starts workers that say what a `Machine` says, each killed after as many messages as its life has.
+
+    They are processes, or with `told` only what these say.
+    """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.orders: list[Any] = []
         self.lives: Lives = []
         self.kinds: tuple[type[Record], ...] = (JobOrder,)
         self.end = b"kill\n"
+        self.told = False
         self._lines = folder / "stand_in.py.lines"
         body, command = folder / "stand_in.py", folder / "stand_in"
         body.write_text(SCRIPT)
@@ -67,6 +96,8 @@ class Mortal:
         if self.lives and isinstance(order, self.kinds):
             life, *self.lives = self.lives
         lines = [message.model_dump_json().encode() + b"\n" for message in Machine().answer(order)]
+        if self.told:
+            return Told(order, log, timeout_s, lines[:life])
         self._lines.write_bytes(b"".join(end_of(lines, life, self.end)))
         return Worker(order, log, 0.5 if self.end == b"hang\n" else timeout_s, environment)
 
@@ -142,13 +173,17 @@ def test_one_that_hangs_between_two_placements_is_nobodys_doing_either(mortal: M
 
 
 def for_good(store: Store) -> None:
-    """Check that a row which was complete was never overwritten by a failure."""
-    complete: set[str] = set()
+    """Check that a row which was finished was never overwritten by a failure, nor lost what it had."""
+    finished: dict[str, Measurement] = {}
     for line in (store.folder / RECORDS).read_bytes().splitlines():
         row = Measurement.model_validate_json(line)
-        assert row.status is Status.OK or row.placement not in complete, row.message
-        if row.timing and row.timing.plain_s:
-            complete.add(row.placement)
+        if before := finished.get(row.placement):
+            assert row.status is Status.OK, row.message
+            assert row.timing
+            assert row.equality or not before.equality
+            assert row.timing.plain_s or not (before.timing and before.timing.plain_s)
+        if row.status is Status.OK and row.timing:
+            finished[row.placement] = row
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +201,10 @@ def test_after_any_kills_going_on_ends_in_the_rows_of_an_undisturbed_run(
     mortal.lives = lives
     store = Store.begin(tmp_path_factory.mktemp("killed") / "run", "")
     run(mortal, suite(), store)
-    while any(row.status is not Status.OK for row in store.measurements):
+    while mortal.lives and not all(is_whole(row) for row in store.measurements):
         store = Store.resume(store.folder, "")
         run(mortal, suite(), store)
+    mortal.lives = []
     run(mortal, suite(), store := Store.resume(store.folder, ""))
     for_good(store)
     assert (store.folder / "results.csv").read_text() == csv_text(store.measurements) == undisturbed
@@ -182,6 +218,79 @@ def test_a_plain_step_that_was_killed_is_compared_with_once_it_is_there(mortal: 
     assert all(rows["m", name].equality is None for name in NAMES)
     rows = run(mortal, suite(), Store.resume(store.folder, ""))
     assert all(row.equality and row.timing and row.timing.plain_s for row in rows.values())
+
+
+PLAIN_MOMENTS = {
+    "plain step": next(index for index, message in enumerate(STORY) if in_progress([message]) == PLAIN) + 1,
+    "timing": next(i for i, message in enumerate(STORY) if isinstance(message, Began) and message.stage == "timing")
+    + 1,
+}
+"""After how many messages a worker that is killed leaves the rest without a plain step, or without its times."""
+
+COMPARING = list(
+    Machine().answer(
+        JobOrder(
+            job=suite(resident=True).jobs(Path("/root"), [Device(name="cpu")])[0], measure=NAMES, time=NAMES, plain=True
+        )
+    )
+)
+"""What a worker says that only compares what there is with a plain step that came later."""
+
+
+@pytest.mark.parametrize("stage", PLAIN_MOMENTS)
+@pytest.mark.parametrize("times", [1, LIVES])
+def test_a_row_that_was_finished_stands_whatever_ends_the_worker_that_compares_it(
+    mortal: Mortal, tmp_path_factory: pytest.TempPathFactory, undisturbed: str, stage: str, times: int
+) -> None:
+    """At each moment, once and as often as a worker is started again; going on then compares what is left."""
+    chosen = suite(resident=True)
+    mortal.told = True
+    for life in range(0, len(COMPARING), 1 if times == 1 else 4):
+        store = Store.begin(tmp_path_factory.mktemp("killed") / "run", "")
+        mortal.lives = [PLAIN_MOMENTS[stage]]
+        before = run(mortal, chosen, store)
+        mortal.lives = [None, *[life] * times]
+        rows = run(mortal, chosen, store := Store.resume(store.folder, ""))
+        for_good(store)
+        assert all(row.status is Status.OK for row in rows.values())
+        for row in rows.values():
+            assert row.placement == PLAIN or row.resident_bytes == before["m", row.placement].resident_bytes == 7
+            assert is_whole(row) != row.message.startswith("not compared with the plain step: "), row.message
+        mortal.lives = []
+        rows = run(mortal, chosen, store := Store.resume(store.folder, ""))
+        assert all(is_whole(row) and not row.message for row in rows.values())
+        assert without_resident(store) == undisturbed
+
+
+def without_resident(store: Store) -> str:
+    return csv_text([row.model_copy(update={"resident_bytes": None}) for row in store.measurements])
+
+
+def test_what_a_row_says_of_itself_stays_beside_why_it_was_not_compared(mortal: Mortal, store: Store) -> None:
+    """And is said once, by the last worker that ended, and no more when it is compared."""
+    mortal.told, mortal.lives = True, [PLAIN_MOMENTS["timing"]]
+    run(mortal, suite(), store)
+    store.add(store.measurements[1].model_copy(update={"message": "the memory passes differ"}))
+    for lives in ([None, 0, 0, 0], [1, 1, 1]):
+        mortal.lives = lives
+        row = run(mortal, suite(), store := Store.resume(store.folder, ""))["m", NAMES[0]]
+        assert row.status is Status.OK
+        assert row.message == (
+            "the memory passes differ; not compared with the plain step: "
+            f"{'building' if lives[0] else 'starting'}: the worker was killed by SIGKILL; "
+            f"its output is in output.log; {LIVES} workers in a row ended like this"
+        )
+    row = run(mortal, suite(), Store.resume(store.folder, ""))["m", NAMES[0]]
+    assert row.message == "the memory passes differ"
+
+
+def test_what_the_comparison_itself_finds_out_is_the_row_s(store: Store) -> None:
+    """An error, or memory that does not suffice, says something about the placement, other than a kill."""
+    run(Machine(fates={PLAIN: "measuring"}), suite(), store)
+    rows = run(Machine(fates={"each": "measuring"}), suite(), store := Store.resume(store.folder, ""))
+    assert (rows["m", "each"].status, rows["m", "each"].message) == (Status.ERROR, "measuring: went wrong")
+    assert rows["m", "each"].memory
+    assert all(is_whole(rows["m", name]) for name in (PLAIN, *NAMES[1:]))
 
 
 @pytest.mark.parametrize("life", [0, 1])
@@ -239,57 +348,51 @@ def build():
     return nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))), (torch.randn(2, 8),)
 """
 
-REAL = r"""
-import os, signal, sys, threading
-from pathlib import Path
-from rematbench.running import worker
 
-plan = Path(sys.argv[0] + ".plan")
-sayer = worker._speaking_on
+def dying(plan: Path, speaking: Callable[[TextIO], Say]) -> Callable[[TextIO], Say]:
+    """Return how a worker speaks that carries out the next kill of the plan when it comes to it."""
 
-def is_next(kill):
-    first, _, rest = plan.read_text().partition("\n")
-    if first == kill:
-        plan.write_text(rest)
-    return first == kill
+    def is_next(kill: str) -> bool:
+        first, _, rest = plan.read_text().partition("\n")
+        if first == kill:
+            plan.write_text(rest)
+        return first == kill
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def killing(channel):
-    say = sayer(channel)
-    def until_the_end(message):
-        name = f"{message.kind} {getattr(getattr(message, 'measurement', message), 'placement', '')}"
-        if is_next(f"before {name}"):
-            die()
-        say(message)
-        if is_next(f"after {name}"):
-            die()
-        word, _, seconds = plan.read_text().partition("\n")[0].partition(" ")
-        if name == "began " and word == "in" and is_next(f"in {seconds}"):
-            threading.Timer(float(seconds), die).start()
+    def until_the_end(channel: TextIO) -> Say:
+        speak = speaking(channel)
+
+        def say(message: Any) -> None:
+            name = f"{message.kind} {getattr(getattr(message, 'measurement', message), 'placement', '')}"
+            if is_next(f"before {name}"):
+                die()
+            speak(message)
+            if is_next(f"after {name}"):
+                die()
+            word, _, seconds = plan.read_text().partition("\n")[0].partition(" ")
+            if name == "began " and word == "in" and is_next(f"in {seconds}"):
+                threading.Timer(float(seconds), die).start()
+
+        return say
+
     return until_the_end
-
-worker._speaking_on = killing
-sys.argv = ["worker", sys.argv[-1]]
-worker.main()
-"""
 
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the file of kills still to come, a line each, carried out by the worker that comes to it.
 
-    `before` and `after` something that is said, or `in` so many seconds once it is building.
+    `before` and `after` something that is said, or `in` so many seconds once it is building. Workers are forked: when
+    one dies while it starts is a matter of `test_random_kills.py`.
     """
-    body, command = tmp_path / "real.py", tmp_path / "real"
-    body.write_text(REAL)
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "{body}" "$@"\n')
-    command.chmod(command.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(sys, "executable", str(command))
+    plan = tmp_path / "plan"
+    monkeypatch.setattr(process, "subprocess", forked.FORKING)
+    monkeypatch.setattr(worker, "_speaking_on", dying(plan, worker._speaking_on))
     (tmp_path / "net.py").write_text(NET)
-    (tmp_path / "real.py.plan").touch()
-    return tmp_path / "real.py.plan"
+    plan.touch()
+    return plan
 
 
 REAL_SUITE = Suite.model_validate(

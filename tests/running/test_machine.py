@@ -18,7 +18,8 @@ from rematbench.record import Record
 from rematbench.records.measurement import Measurement
 from rematbench.records.store import Store
 from rematbench.running.protocol import MESSAGE, Began, Done, JobOrder, ResidentOrder
-from rematbench.running.worker import Stopped, carry_out
+from rematbench.running.staging import Stopped
+from rematbench.running.worker import carry_out
 
 NET = """
 import os

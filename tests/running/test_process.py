@@ -91,7 +91,7 @@ def test_messages_come_in_order_and_end_with_done(start: Start) -> None:
 
 def test_the_worker_is_started_so_that_no_file_of_the_user_can_stand_in_for_ours(start: Start) -> None:
     worker = start('began(" ".join(sys.argv[1:4])); say("done")')
-    assert said(worker)[0].placement == "-P -m rematbench.running.worker"
+    assert said(worker)[0].placement == "-P -m rematbench.running.start"
 
 
 def test_it_gets_the_order_whole_and_its_variables(start: Start) -> None:

@@ -21,11 +21,13 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.running.machine import Silent
+from tests import forked
+from tests.running.machine import Silent, is_whole
 
 from rematbench.errors import DeviceError
 from rematbench.records.measurement import Measurement, Status, Timing
 from rematbench.records.store import RECORDS, Store, csv_text, read_measurements
+from rematbench.running import process
 from rematbench.running.runner import run_suite
 from rematbench.suite.suite import Suite
 
@@ -175,20 +177,27 @@ def timeless_cells(folder: Path) -> list[dict[str, str]]:
 
 def check_nothing_lost(folder: Path, before: list[Measurement]) -> None:
     """Check that each row that was there still is, one a key, and that one that went well still does."""
-    complete: set[tuple[str, ...]] = set()
+    finished: set[tuple[str, ...]] = set()
     for line in (folder / RECORDS).read_bytes().splitlines(keepends=True):
         if not line.endswith(b"\n"):
             break
         row = Measurement.model_validate_json(line)
-        assert row.status is Status.OK or row.key not in complete, row.message
-        if row.timing and row.timing.plain_s:
-            complete.add(row.key)
+        assert row.status is Status.OK or row.key not in finished, row.message
+        if row.status is Status.OK and row.timing:
+            finished.add(row.key)
     now = {row.key: row for row in read_measurements(folder)}
     for row in before:
         assert row.key in now
         assert now[row.key].status is Status.OK or row.status is not Status.OK
-        if row.timing is not None:
-            assert now[row.key].timing is not None
+        assert row.timing is None or now[row.key].timing is not None
+        for had, has in zip(parts(row), parts(now[row.key]), strict=True):
+            assert has or not had or row.status is not Status.OK
+
+
+def parts(row: Measurement) -> tuple[bool, ...]:
+    """Return which of its figures a row has; the plain step's times are beside its own where there were any."""
+    timing = row.timing
+    return row.memory is not None, row.equality is not None, timing is not None, bool(timing and timing.plain_s)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +205,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "net.py").write_text(NET)
     store = Store.begin(folder / "run", "")
-    run_suite(SUITE, store, folder, Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "subprocess", forked.FORKING)
+        run_suite(SUITE, store, folder, Silent())
     assert all(row.status is Status.OK for row in store.measurements)
     return folder / "run"
 
@@ -226,15 +237,16 @@ def test_rows_after_kills_of_workers_are_those_of_an_undisturbed_run(
         deaths = [a_worker_s_death(chance) for _ in range(chance.randrange(2, 9))]
         mortal_workers.write_text("\n".join(deaths[: KILLS - count]))
         before: list[Measurement] = []
-        while not before or any(row.status is not Status.OK for row in before) or mortal_workers.read_text():
+        while not (before and all(is_whole(row) for row in before)):
+            mortal = bool(mortal_workers.read_text())
             store = Store.resume(folder, "") if folder.exists() else Store.begin(folder, "")
             with suppress(DeviceError):  # the probes of a device have as many lives
                 run_suite(SUITE, store, tmp_path, Silent())
                 check_nothing_lost(folder, before)
                 assert (folder / "results.csv").read_text() == csv_text(store.measurements)
             before = read_measurements(folder)
-            if before and all(row.status is Status.OK for row in before):
-                mortal_workers.write_text("")
+            assert mortal or all(is_whole(row) for row in before), deaths
+        mortal_workers.write_text("")
         assert timeless(before) == timeless(read_measurements(undisturbed)), deaths
         assert timeless_cells(folder) == timeless_cells(undisturbed), deaths
     words = [line.partition(" ")[0] for line in killed.read_text().splitlines()]
@@ -284,7 +296,7 @@ def parent(death: str, project: Path) -> int:
 
 
 def marked(mark: str) -> Iterator[Any]:
-    for process in psutil.process_iter():
+    for one in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get("REMATBENCH_TEST_MARK") == mark:
-                yield process
+            if one.environ().get("REMATBENCH_TEST_MARK") == mark:
+                yield one

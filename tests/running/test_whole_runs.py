@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from tests import forked
 
 from rematbench.records.columns import COLUMNS
 from rematbench.records.store import Store, read_measurements
@@ -131,9 +133,10 @@ def test_a_polite_kill_ends_what_measures_as_ctrl_c_does(project: Path, verb: st
     assert psutil.wait_procs(workers, timeout=10)[1] == []
 
 
-def test_a_plan_goes_on_where_it_was(project: Path, rematbench: Run) -> None:
+def test_a_plan_goes_on_where_it_was(project: Path) -> None:
     """As the sentence says: what the run has is not measured again, and the plan is explained and written."""
     arguments, option, _ = INTERRUPTED["plan"]
+    rematbench = partial(forked.rematbench, cwd=project)
     first = rematbench(*arguments, option, "going-on")
     before = read_measurements(project / "going-on")
     kept = (project / "going-on" / "measurements.jsonl").read_text().splitlines(keepends=True)

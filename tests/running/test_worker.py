@@ -27,7 +27,8 @@ from rematbench.running.protocol import (
     ResidentOrder,
     Timed,
 )
-from rematbench.running.worker import Stopped, carry_out
+from rematbench.running.staging import Stopped
+from rematbench.running.worker import carry_out
 from rematbench.suite.suite import Device, Suite
 
 SOURCE = """

@@ -15,7 +15,8 @@ from rematbench.placement.registry import parse_goal
 from rematbench.records.run import Row, rows_of
 from rematbench.records.store import check_writable, write_whole
 from rematbench.reporting.planned import explanation
-from rematbench.suite.suite import custom_suite, select
+from rematbench.suite.sizes import parse_sizes
+from rematbench.suite.suite import custom_suite, predicted_suite, select
 
 _POINTS = 8
 
@@ -32,6 +33,10 @@ def plan(
         str, typer.Option(help="What the budget is of: total, with what is there before, or step.")
     ] = "total",
     minimise: Annotated[str | None, typer.Option(help="time, unless told, or flops; the curve is of flops.")] = None,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--at", help="A size that is not run, batch=64: the plan is told from small ones."),
+    ] = None,
     frontier: Annotated[bool, typer.Option("--frontier", help="Plan and measure the whole curve instead.")] = False,
     points: Annotated[int, typer.Option(min=2, max=MOST_POINTS, help="Points of the curve.")] = _POINTS,
     out: Annotated[Path | None, typer.Option(help="Write the placement here, for `apply` and suites.")] = None,
@@ -49,8 +54,10 @@ def plan(
     if frontier and (out or minimise):
         raise RematbenchError("--frontier measures a curve of the fewest FLOPs: leave out --out and --minimise")
     model, at, chain = model.partition("@")
-    goal = _goal(budget, of, minimise or "time", frontier, points, at + chain)
-    suite = select(custom_suite([model]), (), [goal], [*as_settings({"devices": [device]}), *(settings or ())])
+    # Seconds of a step that is not run are not known.
+    goal = _goal(budget, of, minimise or ("flops" if sizes else "time"), frontier, points, at + chain)
+    whole = predicted_suite(model, parse_sizes(sizes)) if sizes else custom_suite([model])
+    suite = select(whole, (), [goal], [*as_settings({"devices": [device]}), *(settings or ())])
     suite = suite.model_copy(update={"name": "plan"})
     suite.check_models(Path.cwd())
     if out:

@@ -26,14 +26,19 @@ def report(
 
     It opens from disk, with no network.
     """
-    pictures = [_ending(path, suffix) for path, suffix in ((png, ".png"), (svg, ".svg")) if path]
+    pictures = [with_ending(path, suffix) for path, suffix in ((png, ".png"), (svg, ".svg")) if path]
     if pictures:
         _draw(_chosen(models_of(runs), model), pictures)
     if out or not pictures:
         _write(runs, out or _PAGE, model)
 
 
-def _ending(path: Path, suffix: str) -> Path:
+def with_ending(path: Path, suffix: str) -> Path:
+    """Return the path of a picture.
+
+    Raises:
+        RematbenchError: its name ends otherwise.
+    """
     if path.suffix != suffix:
         raise RematbenchError(f"--{suffix[1:]} {path}: the file's name has to end in {suffix}")
     return path

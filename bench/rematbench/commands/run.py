@@ -56,14 +56,15 @@ def run(
         measure(chosen, store, "--out")
     rows = rows_of(store.measurements)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         _print_tables(rows, store.folder)
     if not all(row.is_ok for row in rows):
         raise typer.Exit(1)
 
 
-def _print_json(rows: Sequence[Row]) -> None:
+def print_json(rows: Sequence[Row]) -> None:
+    """Print rows as JSON, every column of each."""
     data = [{name: _json_value(value) for name, value in row.cells.items()} for row in rows]
     print(json.dumps(data, indent=2))
 

@@ -52,6 +52,8 @@ class FlopMeter(DispatchMode):
             loss.backward()
             total = meter.read()
 
+    `calls` are the contractions in their order, each with its FLOPs.
+
     What a selective checkpoint policy kept is not run again, so not counted again. Formulas registered with
     `torch.utils.flop_counter.register_flop_formula` before the meter is made are used.
 
@@ -63,12 +65,12 @@ class FlopMeter(DispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._formulas: dict[Any, Callable[..., int]] = flop_formulas() | FORMULAS
-        self._flops = 0
+        self.calls: list[tuple[str, int]] = []
         self._uncounted: set[str] = set()
 
     def read(self) -> FlopCount:
         """The count since the meter was made; counting goes on."""
-        return FlopCount(flops=self._flops, uncounted_ops=tuple(sorted(self._uncounted)))
+        return FlopCount(flops=sum(flops for _, flops in self.calls), uncounted_ops=tuple(sorted(self._uncounted)))
 
     def __torch_dispatch__(
         self,
@@ -85,7 +87,7 @@ class FlopMeter(DispatchMode):
         out = func(*args, **kwargs)
         if formula is not None:
             try:
-                self._flops += formula(*args, **kwargs, out_val=out)
+                self.calls.append((_name_of(func, operator), formula(*args, **kwargs, out_val=out)))
             except Exception:
                 if operator in FORMULAS:
                     raise

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from rematbench.measuring.calls import MARK, CallMeter
 from rematbench.measuring.equality import Outcome, compare, outcome_of, sharing, unsteadiness
 from rematbench.measuring.flops import REFUSAL, FlopCount, FlopMeter
 from rematbench.measuring.meter import Meter, meter_for
@@ -24,11 +25,13 @@ from rematbench.placing.outline import outline
 from rematbench.placing.parts import Mark, marked
 from rematbench.placing.recorded import record
 from rematbench.records.measurement import Equality, Flops, Memory
+from rematbench.traces.calls import Noted, with_calls
 from rematbench.traces.replay import Reading
+from rematbench.traces.tape import Tape, Worked, tape_of
 from rematbench.traces.timeline import Phase, Timeline
 from rematbench.traces.trace import AllocationTrace
-from rematbench.workload.building import static_bytes
-from rematbench.workload.devices import clock_for, is_accelerator
+from rematbench.workload.building import static_bytes, static_sizes
+from rematbench.workload.devices import clock_for, is_accelerator, is_out_of_memory
 from rematbench.workload.step import Phases, Workload, clear_gradients, training_step
 
 Marking = Callable[[nn.Module, Mark], AbstractContextManager[None]]
@@ -62,6 +65,21 @@ class UntimedMeasurement:
     unsteadiness: str = ""
     timeline: Timeline | None = field(default=None, compare=False)
     compile_s: float | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """A step's operators.
+
+    Attributes:
+        worked: what each contraction came to, in their order.
+        tape: of the step as it was watched, with a mark around each operator.
+        calls: the operators by those marks.
+    """
+
+    worked: list[Worked]
+    tape: Tape
+    calls: list[Noted]
 
 
 class Session:
@@ -102,6 +120,11 @@ class Session:
     def plain_peak_bytes(self) -> int | None:
         """The plain step's peak above its start; None where there is no plain step to compare with."""
         return self.peak_bytes(Placement(name="none")) if self._plain else None
+
+    @property
+    def static_bytes(self) -> int:
+        """What is there before the step: parameters, buffers, batch and optimizer state."""
+        return static_bytes(self.workload)
 
     @cached_property
     def outline(self) -> Outline:
@@ -208,6 +231,24 @@ class Session:
                 training_step(self.workload)
             return self._read().trace
 
+    def tape(self, placement: Placement) -> Tape | None:
+        """Return all numbers of one step under a placement in a row; None where the meter cannot tell lifetimes.
+
+        Without FLOPs where torch cannot run the step under its dispatch mode.
+        """
+        trace = self.trace(placement)
+        if trace is None:
+            return None
+        with applied(self.workload.module, placement), marked(self.workload.module, self._meter.block):
+            try:
+                watched = self._noted()
+            except REFUSAL as error:
+                if is_out_of_memory(error):
+                    raise
+                return tape_of(trace, static_sizes(self.workload), ())
+        tape = tape_of(trace, static_sizes(self.workload), watched.worked)
+        return with_calls(tape, watched.tape, watched.calls, MARK)
+
     def in_a_row(self, placement: Placement, *, steps: int, accumulate: int = 1) -> list[list[Reading]]:
         """Meter steps that each start from what the one before left, but for gradients, which it has cleared.
 
@@ -302,6 +343,32 @@ class Session:
         forward, total = counts["forward"].flops, counts["total"].flops
         recompute = total - self._plain_flops if self._plain_flops is not None else None
         return Flops(forward=forward, total=total, recompute=recompute, uncounted_ops=counts["total"].uncounted_ops)
+
+    def _noted(self) -> Watched:
+        """Run a step under a mode that notes its operators, metered, and return what they were."""
+        ended: list[tuple[Phase, int]] = []
+        self.fresh()
+        gc.collect()
+        with CallMeter(self._meter.block) as meter:
+
+            def step(phases: Phases) -> None:
+                @contextmanager
+                def counted(phase: Phase) -> Iterator[None]:
+                    with phases(phase):
+                        yield
+                    ended.append((phase, len(meter.calls)))
+
+                training_step(self.workload, counted)
+
+            trace = self._meter.read(step).trace
+        starts = [0, *(stop for _, stop in ended)]
+        worked = [
+            Worked(phase, operator, flops)
+            for (phase, stop), start in zip(ended, starts, strict=False)
+            for operator, flops in meter.calls[start:stop]
+        ]
+        worked += [Worked(None, operator, None) for operator in meter.read().uncounted_ops]
+        return Watched(worked=worked, tape=tape_of(trace or AllocationTrace((), ()), (), ()), calls=meter.noted)
 
     def _count(self) -> dict[str, FlopCount]:
         """Return what a step has counted by the end of each phase, and in total."""

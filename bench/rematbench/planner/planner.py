@@ -34,7 +34,6 @@ from rematbench.solver.schedule import NOTHING, Schedule, UnitRegion, even_cuts
 from rematbench.solver.simulate import simulate
 from rematbench.solver.solve import cost_bound, frontier
 from rematbench.units import format_bytes
-from rematbench.workload.building import static_bytes
 from rematbench.workload.devices import is_out_of_memory, release_cached
 
 _TRIES = 8
@@ -129,7 +128,7 @@ class Planner:
         Raises:
             PlacementError: none fits; says the least peak that is reached, and the block that sets it.
         """
-        static = static_bytes(self._session.workload)
+        static = self._session.static_bytes
         try:
             chain, schedules = self.frontier(goal.minimise)
         except (torch.OutOfMemoryError, RematbenchError):

@@ -15,6 +15,7 @@ from rematbench.errors import FigureError
 from rematbench.reading import BEYOND, parse_json
 from rematbench.records.measurement import Measurement, Timing
 from rematbench.records.statistics import step_iqr_s, step_median_s, step_ratio
+from rematbench.units import format_sizes
 
 Cells = Mapping[str, Any]
 """A measurement by column: numbers are numbers, an absent one is None. A row of a baseline may have `MARGIN` too."""
@@ -134,7 +135,7 @@ _DIGITS = 20
 _TEXT, _COUNT, _NUMBER = _Kind(unshielded, "string"), _Kind(_counted, "Int64"), _Kind(_measured, "float64")
 _KINDS = {
     "": _TEXT,
-    **dict.fromkeys(("bytes", "FLOP", "blocks", "rounds", "threads"), _COUNT),
+    **dict.fromkeys(("bytes", "FLOP", "blocks", "rounds", "steps", "threads"), _COUNT),
     **dict.fromkeys(("s", "×"), _NUMBER),
     "difference": _Kind(float, "float64"),  # of gradients that are not finite it may be infinite
     "bytes by block": _Kind(_by_block, "object"),
@@ -229,6 +230,11 @@ def _allocator(context: Context) -> str | None:
     return (environment.allocator or None) if environment and environment.software else None
 
 
+def _checked_at(context: Context) -> str | None:
+    facts = context.measurement.prediction
+    return format_sizes(facts.checked_at) if facts and facts.checked_at else None
+
+
 def _column(
     name: str,
     unit: str,
@@ -271,7 +277,7 @@ COLUMNS = (
     _column("placement", "", "the placement, as the suite names it"),
     _column("device", "", "`cpu`, or as `cuda:N` an accelerator"),
     _column("dtype", "", "of the parameters and the batch"),
-    _column("status", "", "`ok`, `out_of_memory`, `error`, `timeout` or `killed`"),
+    _column("status", "", "`ok`, `predicted`, `out_of_memory`, `error`, `timeout` or `killed`"),
     _column("message", "", "why the status is not ok, or what is worth knowing about the row"),
     _column("regions", "", "what the placement came to on this model", _regions),
     _column("checkpointed_blocks", "blocks", "modules that some region recomputes"),
@@ -357,4 +363,12 @@ COLUMNS = (
     ),
     _column("device_software", "", "the GPU's toolkit, libraries, driver and precision", _software, required=False),
     _column("device_allocator", "", "settings of the GPU's allocator", _allocator, required=False),
+    _column(
+        "predicted_from", "steps", "small ones that were run for a predicted row", "prediction.runs", required=False
+    ),
+    _column("checked_at", "", "sizes of the one that the prediction was held against", _checked_at, required=False),
+    _column(
+        "peak_low_bytes", "bytes", "the peak of a predicted row is not below", "prediction.low_bytes", required=False
+    ),
+    _column("peak_high_bytes", "bytes", "and not above", "prediction.high_bytes", required=False),
 )

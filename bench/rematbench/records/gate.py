@@ -15,7 +15,7 @@ from rematbench.errors import RematbenchError
 from rematbench.placement.placement import PLAIN
 from rematbench.reading import BEYOND
 from rematbench.records.columns import MARGIN, Cells
-from rematbench.records.measurement import Status
+from rematbench.records.measurement import Status, has_figures
 from rematbench.records.run import Key, Run, key_of
 from rematbench.units import format_bytes, format_flops, format_interval, format_percent, parse_percent
 
@@ -119,11 +119,11 @@ def exit_code(findings: list[Finding], strict_wins: bool = False) -> int:
 def _row(key: Key, now: Cells | None, before: Cells, margins: Margins) -> Iterator[Finding]:
     if now is None:
         yield Finding(mark=Mark.UNJUDGED, key=key, text=f"{_title(before)} is in the baseline but was not measured")
-    elif before["status"] != Status.OK:
+    elif not has_figures(before["status"]):
         yield _finding(Mark.UNJUDGED, before, f"is {before['status']} in the baseline: update it")
     elif now["status"] == Status.OUT_OF_MEMORY:
         yield _finding(Mark.REGRESSION, now, f"runs out of memory: {now['message']}")
-    elif now["status"] != Status.OK:
+    elif not has_figures(now["status"]):
         yield _finding(Mark.UNJUDGED, now, f"is {now['status']}: {now['message']}")
     elif other := _other_environment(now, before):
         yield _finding(Mark.UNJUDGED, now, f"comes from another environment than the baseline ({other})")

@@ -20,10 +20,21 @@ class Status(StrEnum):
     """What became of a case."""
 
     OK = "ok"
+    PREDICTED = "predicted"
     OUT_OF_MEMORY = "out_of_memory"
     ERROR = "error"
     TIMEOUT = "timeout"
     KILLED = "killed"
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether there are figures, measured or predicted."""
+        return has_figures(self)
+
+
+def has_figures(status: str) -> bool:
+    """Tell whether a row of a status has figures, measured or predicted; the status may come from anyone's file."""
+    return status in (Status.OK, Status.PREDICTED)
 
 
 Verdict = Literal["bitwise", "noise", "close", "different"]
@@ -202,6 +213,27 @@ class PlanFacts(Record):
         return None if bound in (math.inf, "Infinity") else bound
 
 
+class PredictionFacts(Record):
+    """How the figures of a step that was not run were found.
+
+    Attributes:
+        at: the sizes that they are of.
+        runs: how many steps were run for them.
+        largest: the sizes of the largest of these.
+        checked_at: the sizes of the run that they were held against; None where there was none.
+        low_bytes, high_bytes: between which the peak lies; equal where that run came out to the byte.
+        broken: modules whose memory came out otherwise there.
+    """
+
+    at: dict[str, Count]
+    runs: Count
+    largest: dict[str, Count]
+    checked_at: dict[str, Count] | None = None
+    low_bytes: Whole
+    high_bytes: Whole
+    broken: tuple[str, ...] = ()
+
+
 class Skip(Record):
     """A tensor that one block makes and a block further down the model still takes in.
 
@@ -234,6 +266,7 @@ class Measurement(Record):
         plan: how it was found, where a planner made it.
         compile_s: what compiling took, where the placement compiles; no part of the step.
         structure: of the model; in the plain row only.
+        prediction: how it was found, where the step was not run; status is `predicted` then.
         resident_bytes: growth of the peak resident set over a step, in a process of its own; on request.
         sources: the files of the user's that the worker had imported, by their paths from the run's root folder, with
             what tells the content of each from any other (`rematbench.records.sources`).
@@ -257,6 +290,7 @@ class Measurement(Record):
     compile_s: Amount | None = None
     structure: Structure | None = None
     plan: PlanFacts | None = None
+    prediction: PredictionFacts | None = None
     resident_bytes: Whole | None = None
     environment: Environment | None = None
     sources: dict[str, str] | None = None

@@ -15,7 +15,7 @@ from rematbench.errors import FigureError, RematbenchError, StorageError, shown
 from rematbench.placement.placement import PLAIN
 from rematbench.reading import read_text
 from rematbench.records.columns import COLUMNS, MARGIN, Cells, cells_of, unshielded
-from rematbench.records.measurement import Measurement, Status
+from rematbench.records.measurement import Measurement, has_figures
 from rematbench.records.statistics import Interval
 from rematbench.records.store import RECORDS, read_measurements
 
@@ -67,7 +67,7 @@ class Row:
     @property
     def is_ok(self) -> bool:
         """Whether it ran to its end."""
-        return bool(self.cells["status"] == Status.OK)
+        return has_figures(self.cells["status"])
 
     @property
     def fits_a_plot(self) -> bool:

@@ -54,7 +54,7 @@ def trade(model: Model) -> Figure:
     axes = figure.add_subplot(xlabel=f"step time ({time_unit})", ylabel=f"peak above the step's start ({size_unit})")
     for place, series in enumerate(model.series):
         _draw(axes, series, place, size, second)
-    axes.set_title(_literal(model.name), loc="left")
+    axes.set_title(literal(model.name), loc="left")
     axes.set_ylim(bottom=0, top=1.15 * highest / size)
     # about the medians, not the intervals' ends: one noisy interval would squeeze all the others
     room = 0.2 * (max(times) - min(times)) or 0.2 * max(times)
@@ -89,13 +89,13 @@ def _draw(axes: Axes, series: Series, place: int, size: float, second: float) ->
             color=colour,
             alpha=1 if shown else 0.35,
             elinewidth=1,
-            label=_literal(series.label) if number == 0 else None,
+            label=literal(series.label) if number == 0 else None,
         )
         if shown:
             at = (step.median / second, peak / size)
-            axes.annotate(_literal(row.name), at, xytext=(7, 6), textcoords="offset points", fontsize=9)
+            axes.annotate(literal(row.name), at, xytext=(7, 6), textcoords="offset points", fontsize=9)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Keep a name from being read as a formula."""
     return text.replace("$", r"\$")

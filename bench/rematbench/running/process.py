@@ -25,6 +25,7 @@ from rematbench.running.protocol import (
     Done,
     Ended,
     Failed,
+    Fitted,
     Inspected,
     Lost,
     Measured,
@@ -64,7 +65,7 @@ class Worker:
     def __enter__(self) -> Worker:
         self._channel, theirs = os.pipe()
         # -P: a user's rematbench.py, or numpy.py, in this folder is not what the worker imports.
-        command = [sys.executable, "-P", "-m", "rematbench.running.worker", str(theirs)]
+        command = [sys.executable, "-P", "-m", "rematbench.running.start", str(theirs)]
         try:
             with opened_to_append(self._log) as log:
                 self._process = subprocess.Popen(
@@ -114,7 +115,7 @@ class Worker:
             if isinstance(message, Began):
                 current, started = message, True
                 self._deadline = time.monotonic() + self._timeout_s
-            elif isinstance(message, Ended | Measured | Timed | Resident | Inspected):
+            elif isinstance(message, Ended | Measured | Timed | Resident | Inspected | Fitted):
                 current = None
                 self._deadline = time.monotonic() + self._timeout_s
             yield message

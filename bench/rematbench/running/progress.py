@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rematbench.records.measurement import Environment, Measurement, Status
+from rematbench.records.measurement import Environment, Measurement
 from rematbench.records.statistics import step_median_s
 from rematbench.running.protocol import Began
 from rematbench.suite.suite import Device, Job
@@ -77,11 +77,11 @@ class ProgressWatcher:
 
     def row(self, measurement: Measurement) -> None:
         """Count a row, and write its line once it is complete."""
-        complete = self._parts == 1 or measurement.timing is not None or measurement.status is not Status.OK
+        complete = self._parts == 1 or measurement.timing is not None or not measurement.status.is_ok
         known = self._parts_done.get(measurement.key) == self._parts
         self._parts_done[measurement.key] = self._parts if complete else 1
         self._bar.update(self._task, completed=sum(self._parts_done.values()))
-        if complete and not (known and measurement.status is Status.OK) and not self._console.is_terminal:
+        if complete and not (known and measurement.status.is_ok) and not self._console.is_terminal:
             done = sum(parts == self._parts for parts in self._parts_done.values())
             self._print(f"[{done}/{self._total // self._parts}] {_line(measurement)}")
 
@@ -92,5 +92,5 @@ class ProgressWatcher:
 def _line(measurement: Measurement) -> str:
     peak = f"peak {format_bytes(measurement.memory.peak_bytes)}" if measurement.memory else ""
     step = f"step {format_seconds(step_median_s(measurement.timing))}" if measurement.timing else ""
-    failed = f"{measurement.status}: {measurement.message}" if measurement.status is not Status.OK else ""
+    failed = f"{measurement.status}: {measurement.message}" if not measurement.status.is_ok else ""
     return " · ".join(filter(None, (measurement.model, measurement.placement, peak, step, failed)))

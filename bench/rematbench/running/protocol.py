@@ -12,11 +12,14 @@ from pydantic import Field, TypeAdapter
 
 from rematbench.record import Record
 from rematbench.records.diagnosis import Diagnosis
+from rematbench.records.fitting import FittedPlacement
 from rematbench.records.inspection import Inspection
 from rematbench.records.measurement import Environment, Measurement, Status, Timing
 from rematbench.suite.suite import Device, Job
 
-Stage = Literal["building", "inspecting", "diagnosing", "plain step", "measuring", "timing", "resident"]
+Stage = Literal[
+    "building", "inspecting", "diagnosing", "plain step", "predicting", "fitting", "measuring", "timing", "resident"
+]
 
 
 class ProbeOrder(Record):
@@ -57,6 +60,21 @@ class InspectOrder(Record):
 
     kind: Literal["inspect"] = "inspect"
     job: Job
+
+
+class FitOrder(Record):
+    """Find the largest value of a size that a memory holds, for some placements of a job.
+
+    Attributes:
+        vary: the size; the job's `at` are the others.
+    """
+
+    kind: Literal["fit"] = "fit"
+    job: Job
+    vary: str
+    memory_bytes: int
+    multiple_of: int
+    placements: tuple[str, ...]
 
 
 class WhyOrder(Record):
@@ -131,6 +149,13 @@ class Inspected(Record):
     inspection: Inspection
 
 
+class Fitted(Record):
+    """Answer to a fit, for one placement."""
+
+    kind: Literal["fitted"] = "fitted"
+    fitted: FittedPlacement
+
+
 class Diagnosed(Record):
     """Answer to the question why."""
 
@@ -167,13 +192,39 @@ class Done(Record):
     kind: Literal["done"] = "done"
 
 
-Order = Annotated[ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder, Field(discriminator="kind")]
+Order = Annotated[
+    ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder, Field(discriminator="kind")
+]
 Message = Annotated[
-    Probed | Began | Built | Ended | Measured | Timed | Resident | Inspected | Diagnosed | Failed | Refused | Done,
+    Probed
+    | Began
+    | Built
+    | Ended
+    | Measured
+    | Timed
+    | Resident
+    | Inspected
+    | Diagnosed
+    | Fitted
+    | Failed
+    | Refused
+    | Done,
     Field(discriminator="kind"),
 ]
 
-ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder] = TypeAdapter(Order)
+ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder] = TypeAdapter(Order)
 MESSAGE: TypeAdapter[
-    Probed | Began | Built | Ended | Measured | Timed | Resident | Inspected | Diagnosed | Failed | Refused | Done
+    Probed
+    | Began
+    | Built
+    | Ended
+    | Measured
+    | Timed
+    | Resident
+    | Inspected
+    | Diagnosed
+    | Fitted
+    | Failed
+    | Refused
+    | Done
 ] = TypeAdapter(Message)

@@ -36,6 +36,12 @@ LOG = "output.log"
 LIVES = 3
 """So many workers in a row may end without a row and without a placement to blame; then what is left is given up."""
 
+NOT_COMPARED = "not compared with the plain step: "
+"""How the message goes on of a row that is whole but for the comparison, whose worker ended while it was made."""
+
+FINDINGS = (Status.ERROR, Status.OUT_OF_MEMORY)
+"""What a worker says of a placement itself; the others are how it ended, which may have had another reason."""
+
 DEFAULT_DTYPE = "float32"
 """What the row of a model that could not be built says, where no `dtype` was asked for: torch's default."""
 
@@ -97,6 +103,11 @@ def _given_up(failure: Failed) -> Failed:
     return failure.model_copy(update={"message": f"{failure.message}; {LIVES} workers in a row ended like this"})
 
 
+def _remarks(row: Measurement) -> str:
+    """Return what a row that is ok says of itself, without why it was not compared: that may be over."""
+    return row.message.partition(NOT_COMPARED)[0].removesuffix("; ")
+
+
 class _JobRun:
     """One job, over as many workers as it takes."""
 
@@ -113,7 +124,12 @@ class _JobRun:
         self._dtype = known or job.settings.dtype or DEFAULT_DTYPE
         unfinished = [case.name for case in job.cases if not self._finished(case.name)]
         self._measure = [name for name in unfinished if not self._measured(name)]
-        self._time = unfinished if job.settings.rounds != 0 else []
+        self._time = unfinished if self._is_timed else []
+
+    @property
+    def _is_timed(self) -> bool:
+        """Whether there are rounds; a step that is not run has none."""
+        return self._job.settings.rounds != 0 and not self._job.at
 
     def run(self) -> None:
         """Measure and time until nothing is left to do."""
@@ -139,7 +155,7 @@ class _JobRun:
             row
             for row in self._store.measurements
             if row.model == self._job.model.name
-            and row.status is Status.OK
+            and row.status.is_ok
             and not (row.device == self._job.device and row.placement in self._measure)
         ]
 
@@ -175,12 +191,12 @@ class _JobRun:
     def _not_compared(self) -> tuple[list[str], list[str]]:
         """Return what an earlier run measured, and timed, without a plain step, where there is one by now."""
         plain = self._rows.get(PLAIN)
-        if plain is None or plain.status is not Status.OK:
+        if plain is None or not plain.status.is_ok or self._job.at:
             return [], []
         rows = [self._rows[case.name] for case in self._job.cases if self._measured(case.name)]
         measure = [row.placement for row in rows if row.equality is None]
         time = [row.placement for row in rows if row.equality is None or (row.timing and not row.timing.plain_s)]
-        return measure, time if self._job.settings.rounds != 0 else []
+        return measure, time if self._is_timed else []
 
     def _one_worker(self) -> Failed | None:
         order = JobOrder(job=self._job, measure=tuple(self._measure), time=tuple(self._time), plain=self._plain)
@@ -198,21 +214,41 @@ class _JobRun:
         elif isinstance(message, Built):
             self._dtype = message.dtype
         elif isinstance(message, Measured):
-            self._keep(message.measurement)
+            self._keep(self._with_earlier(message.measurement))
             self._measure = [other for other in self._measure if other != message.measurement.placement]
-            if message.measurement.status is not Status.OK:
+            if not message.measurement.status.is_ok:
                 self._leave_out(message.measurement.placement)
         elif isinstance(message, Timed):
-            self._update(message.placement, timing=message.timing)
+            remarks = _remarks(self._rows[message.placement])
+            self._update(message.placement, timing=message.timing, message=remarks)
             self._leave_out(message.placement)
         elif isinstance(message, Resident):
             self._update(message.placement, resident_bytes=message.resident_bytes)
 
+    def _with_earlier(self, row: Measurement) -> Measurement:
+        """Return a row measured anew to be compared, with what else an earlier worker found until that is anew too.
+
+        Whatever ends the run or its worker before then takes nothing from the row that it had.
+        """
+        earlier = self._rows.get(row.placement)
+        if earlier is None or {earlier.status, row.status} != {Status.OK}:
+            return row
+        return row.model_copy(update={"timing": earlier.timing, "resident_bytes": earlier.resident_bytes})
+
     def _take_out(self, failure: Failed) -> None:
-        """Keep the failure as a row and go on without that placement; without a model, without any."""
+        """Keep the failure as a row and go on without that placement; without a model, without any.
+
+        A row that was finished, and only was to be compared with a plain step that came later, stays: how the worker
+        ended says nothing about it, and `--resume` tries again. What the worker found out by it, an error or that
+        memory does not suffice, is the row's, as it would have been with the plain step there from the start.
+        """
         left = [case.name for case in self._job.cases if case.name in {*self._measure, *self._time}]
         for name in [failure.placement] if failure.placement else left:
-            self._fail(name, failure)
+            if self._finished(name) and not (failure.placement and failure.status in FINDINGS):
+                remarks = filter(None, (_remarks(self._rows[name]), f"{NOT_COMPARED}{failure.message}"))
+                self._update(name, message="; ".join(remarks))
+            else:
+                self._fail(name, failure)
             self._leave_out(name)
             if name == PLAIN:
                 self._plain = False
@@ -235,9 +271,9 @@ class _JobRun:
                 self._fail(name, _given_up(failure) if isinstance(failure, Lost) else failure)
 
     def _without_resident(self) -> list[str]:
-        if not self._job.settings.resident:
+        if not self._job.settings.resident or self._job.at:
             return []
-        return [name for name, row in self._rows.items() if row.status is Status.OK and row.resident_bytes is None]
+        return [name for name, row in self._rows.items() if row.status.is_ok and row.resident_bytes is None]
 
     def _one_resident(self, name: str) -> Failed | None:
         """Measure one resident set; what befalls a worker after its number is there is no failure."""
@@ -279,9 +315,9 @@ class _JobRun:
 
     def _measured(self, name: str) -> bool:
         row = self._rows.get(name)
-        return row is not None and row.status is Status.OK
+        return row is not None and row.status.is_ok
 
     def _finished(self, name: str) -> bool:
         row = self._rows.get(name)
-        timed = row is not None and (row.timing is not None or self._job.settings.rounds == 0)
+        timed = row is not None and (row.timing is not None or not self._is_timed)
         return self._measured(name) and timed

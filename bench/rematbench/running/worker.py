@@ -1,7 +1,6 @@
 """A worker process: takes one order, measures, reports each thing the moment it is known, and ends.
 
-Started as `python -P -m rematbench.running.worker DESCRIPTOR`, so that nothing of the user's is run in its place;
-the user's folder goes on the import path only after everything of ours is imported.
+Started by `rematbench.running.start`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +28,6 @@ from rematbench.inspecting.inspect import inspect
 from rematbench.inspecting.structure import structure_of
 from rematbench.inspecting.why import diagnose
 from rematbench.loading import user_imports
-from rematbench.measuring.cpu_meter import UncountedError
 from rematbench.measuring.meter import meter_for, self_test
 from rematbench.measuring.resident import resident_growth
 from rematbench.measuring.session import Session, UntimedMeasurement
@@ -44,12 +42,10 @@ from rematbench.records.measurement import Measurement, PlanFacts, Status, Struc
 from rematbench.records.statistics import step_ratio
 from rematbench.running.protocol import (
     ORDER,
-    Began,
     Built,
     Diagnosed,
     Done,
-    Ended,
-    Failed,
+    FitOrder,
     Inspected,
     InspectOrder,
     JobOrder,
@@ -63,6 +59,8 @@ from rematbench.running.protocol import (
     Timed,
     WhyOrder,
 )
+from rematbench.running.staging import Say, Stopped, one_line, staged
+from rematbench.running.unrun import UnrunWork
 from rematbench.suite.suite import Device, Job
 from rematbench.workload.building import build, floating_dtype
 from rematbench.workload.devices import (
@@ -71,18 +69,11 @@ from rematbench.workload.devices import (
     clock_for,
     find_device,
     is_accelerator,
-    is_out_of_memory,
     others_notice,
     software_of,
     use_device,
 )
 from rematbench.workload.environment import Sources, environment_of
-
-Say = Callable[[Record], None]
-
-
-class Stopped(Exception):
-    """A placement failed and has been reported: nothing more can be trusted in this process."""
 
 
 def main() -> None:
@@ -96,7 +87,7 @@ def main() -> None:
             say(Done())
         except RematbenchError as error:
             traceback.print_exc()
-            say(Refused(message=_one_line(error)))
+            say(Refused(message=one_line(error)))
         except Stopped:
             return
 
@@ -129,7 +120,7 @@ def _speaking_on(channel: TextIO) -> Say:
     return say
 
 
-def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder, say: Say) -> None:
+def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder, say: Say) -> None:
     """Do what is ordered and say each thing the moment it is known.
 
     Raises:
@@ -139,6 +130,8 @@ def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyO
     if isinstance(order, ProbeOrder):
         return _probe(order, say)
     with user_imports(order.job.model.root, order.job.model.reference):
+        if isinstance(order, FitOrder) or order.job.at:
+            return UnrunWork(order.job, say).run(order)
         return _Work(order.job, say).run(order)
 
 
@@ -213,25 +206,8 @@ class _Work:
         self._outline = outline(workload.module)
         return Session(workload, self._device)
 
-    @contextmanager
-    def _stage(self, placement: str, stage: Stage) -> Iterator[None]:
-        """Say what is being done, and when it is over; report what it raises as the placement's failure and stop."""
-        self._say(Began(placement=placement, stage=stage))
-        try:
-            yield
-        except RematbenchError as error:
-            if not isinstance(error, PlacementError | UncountedError):
-                raise
-            self._fail(placement, stage, error)
-        except Exception as error:
-            self._fail(placement, stage, error)
-        self._say(Ended())
-
-    def _fail(self, placement: str, stage: Stage, error: Exception) -> None:
-        traceback.print_exc()
-        status = Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.ERROR
-        self._say(Failed(placement=placement, status=status, message=f"{stage}: {_one_line(error)}"))
-        raise Stopped from error
+    def _stage(self, placement: str, stage: Stage) -> AbstractContextManager[None]:
+        return staged(self._say, placement, stage)
 
     def _placement(self, name: str) -> Placement:
         if name not in self._placements:
@@ -372,15 +348,3 @@ def _remarks(findings: UntimedMeasurement) -> Iterator[str]:
         yield findings.unsteadiness
     if findings.equality and findings.equality.buffer:
         yield f"buffer {findings.equality.buffer} differs"
-
-
-def _one_line(error: BaseException) -> str:
-    """Return an error as one line that any encoding of Unicode can carry."""
-    notes = getattr(error, "__notes__", ())
-    text = " ".join(" ".join([str(error), *notes]).split()).encode(errors="replace").decode()
-    kind = type(error).__name__
-    return text if isinstance(error, RematbenchError) else f"{kind}: {text}"[:500] if text else kind
-
-
-if __name__ == "__main__":
-    main()

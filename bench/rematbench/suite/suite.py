@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -79,6 +79,8 @@ class Settings(BaseModel):
 MOST_PER_GIB = 2**30
 """Of a whole-number argument: one for each byte."""
 
+Size = Annotated[int, Field(ge=1, le=MOST_PER_GIB)]
+
 _LARGEST_GIB = 140
 """Sizes grow with a GPU's memory up to here: the largest tensor of the suite `default` then has 98 % of 2**31 elements.
 
@@ -93,6 +95,7 @@ class ModelEntry(BaseModel):
         model: `family.network`, `package.module:attribute` or `file.py:attribute`, with `?argument=value` behind it.
         name: how rows call it; the text of `model` if absent.
         arguments: what the factory is called with on every device.
+        at: further whole-number arguments, too large to run: the rows are predicted from smaller ones.
         cuda: further arguments on an accelerator.
         cuda_per_gib: whole-number arguments on an accelerator, so much for each GiB of its memory, of 140 at most.
         placements: besides the suite's.
@@ -103,6 +106,7 @@ class ModelEntry(BaseModel):
     model: str
     name: Annotated[str, Field(min_length=1)] = ""
     arguments: Arguments = {}
+    at: dict[Annotated[str, Field(min_length=1)], Size] = {}
     cuda: Arguments = {}
     cuda_per_gib: dict[str, Annotated[float, Field(ge=0, le=MOST_PER_GIB)]] = {}
     placements: tuple[Case, ...] = ()
@@ -111,7 +115,14 @@ class ModelEntry(BaseModel):
     @classmethod
     def _expanded(cls, data: Any) -> Any:
         data = {"model": data} if isinstance(data, str) else data
-        return {"name": data.get("model")} | data if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        # Rows have the name that they would have if the model were built and run so.
+        at = data.get("at")
+        more = [f"{name}={size}" for name, size in at.items()] if isinstance(at, dict) else []
+        model = data.get("model")
+        behind = f"{'&' if '?' in str(model) else '?'}{'&'.join(more)}" if more and isinstance(model, str) else ""
+        return {"name": f"{model}{behind}" if behind else model} | data
 
     @field_validator("placements", mode="before")
     @classmethod
@@ -144,7 +155,11 @@ class Device(BaseModel):
 
 
 class Job(BaseModel):
-    """One model on one device with all its placements; a worker process runs it."""
+    """One model on one device with all its placements; a worker process runs it.
+
+    Attributes:
+        at: sizes that are predicted for, as in `ModelEntry`.
+    """
 
     model_config = _FROZEN
 
@@ -153,6 +168,7 @@ class Job(BaseModel):
     device: str
     cases: tuple[Case, ...]
     settings: Settings
+    at: dict[str, int] = {}
 
 
 class Suite(BaseModel):
@@ -202,6 +218,7 @@ class Suite(BaseModel):
                 device=device.name,
                 cases=self.cases(entry),
                 settings=self.settings,
+                at=entry.at,
             )
             for device in devices
             for entry in self.models
@@ -251,6 +268,11 @@ def load_suite(source: str) -> Suite:
 def custom_suite(models: Iterable[str]) -> Suite:
     """Return a suite of models given on the command line, under the usual placements."""
     return _validated({"name": "custom", "models": list(models)}, "--model")
+
+
+def predicted_suite(model: str, at: Mapping[str, int]) -> Suite:
+    """Return a suite of one model at sizes that are predicted for, under the usual placements."""
+    return _validated({"name": "predict", "models": [{"model": model, "at": dict(at)}]}, model)
 
 
 def select(suite: Suite, models: Iterable[str], placements: Iterable[str], settings: Iterable[str]) -> Suite:

@@ -51,7 +51,11 @@ def replay(events: Iterable[Event], spans: Iterable[Span]) -> Reading:
     What is live is what was allocated since the start, less what was freed of older memory; so count the counters of
     CUDA. The share of a module that frees older memory is so much smaller.
     """
-    trace = AllocationTrace(events, spans)
+    return reading_of(AllocationTrace(events, spans))
+
+
+def reading_of(trace: AllocationTrace) -> Reading:
+    """Say what `replay` says of a trace that is there already."""
     held = [lifetime for lifetime in trace.lifetimes if lifetime.spans(trace.after("forward"))]
     moments = {phase: trace.greatest(span) for phase, span in trace.phases.items()}
     peaks = {phase: trace.sums[moment] for phase, moment in moments.items()}

@@ -42,10 +42,9 @@ def build(
     Raises:
         ModelError: the factory cannot be loaded, does not take the arguments, or returns something else.
     """
-    factory = load_attribute(ref.reference, ref.root)
-    _check_arguments(ref, factory)
+    factory = checked_factory(ref)
     torch.manual_seed(seed)
-    module, batch, loss_fn = _unpacked(ref, factory(**ref.arguments))
+    module, batch, loss_fn = unpacked(ref.reference, factory(**ref.arguments))
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         _materialise(module, batch)
     if dtype is not None:
@@ -56,7 +55,13 @@ def build(
     return Workload(module=module, batch=placed, loss_fn=loss_fn, optimizer=made)
 
 
-def _check_arguments(ref: ModelRef, factory: Any) -> None:
+def checked_factory(ref: ModelRef) -> Any:
+    """Load a factory and see that it takes the arguments.
+
+    Raises:
+        ModelError: as of `build`.
+    """
+    factory = load_attribute(ref.reference, ref.root)
     if not callable(factory):
         raise ModelError(
             f"{ref.reference} is a {type(factory).__name__}: expected a factory that returns (module, batch)"
@@ -66,17 +71,23 @@ def _check_arguments(ref: ModelRef, factory: Any) -> None:
         signature.bind(**ref.arguments)
     except TypeError as error:
         raise ModelError(f"{ref.reference}{signature}: {error}") from error
-    except ValueError:
-        return
+    except ValueError:  # one that tells no signature
+        pass
+    return factory
 
 
-def _unpacked(ref: ModelRef, made: Any) -> tuple[nn.Module, Batch, Callable[[Any], torch.Tensor] | None]:
+def unpacked(name: str, made: Any) -> tuple[nn.Module, Batch, Callable[[Any], torch.Tensor] | None]:
+    """Take apart what a factory returned.
+
+    Raises:
+        ModelError: it is not what one returns.
+    """
     parts = made if isinstance(made, tuple) else (made,)
     module, batch, loss_fn = (*parts, None, None)[:3] if len(parts) <= 3 else (None, None, None)
     if not isinstance(module, nn.Module) or not isinstance(batch, tuple | list | Mapping):
         kinds = ", ".join(type(part).__name__ for part in parts)
         raise ModelError(
-            f"{ref.reference} returned ({kinds}): expected (module, batch) or (module, batch, loss_fn), "
+            f"{name} returned ({kinds}): expected (module, batch) or (module, batch, loss_fn), "
             f"the batch a tuple of arguments or a dict of keyword arguments"
         )
     return module, tuple(batch) if isinstance(batch, list) else batch, loss_fn
@@ -125,16 +136,24 @@ def static_bytes(workload: Workload) -> int:
 
     Tensors that modules keep as attributes, or in lists and dictionaries there, are among them.
     """
-    tensors = [
-        *workload.module.parameters(),
-        *workload.module.buffers(),
-        *batch_tensors(workload.batch).values(),
-        *(optimizer_tensors(workload.optimizer) if workload.optimizer else ()),
-        *(leaf for module in workload.module.modules() for leaf in pytree.tree_leaves(dict(vars(module)))),
+    return sum(size for _, size in static_sizes(workload))
+
+
+def static_sizes(workload: Workload) -> list[tuple[str, int]]:
+    """Return what `static_bytes` adds up, each storage by the first name it is found under."""
+    module = workload.module
+    named = [
+        *module.named_parameters(),
+        *module.named_buffers(),
+        *batch_tensors(workload.batch).items(),
+        *(("optimizer", state) for state in (optimizer_tensors(workload.optimizer) if workload.optimizer else ())),
+        *((path, leaf) for path, part in module.named_modules() for leaf in pytree.tree_leaves(dict(vars(part)))),
     ]
-    tensors = [leaf for leaf in tensors if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided]
-    storages = {storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+    found: dict[object, tuple[str, int]] = {}
+    for name, tensor in named:
+        if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
+            found.setdefault(storage_key(tensor), (name, tensor.untyped_storage().nbytes()))
+    return list(found.values())
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

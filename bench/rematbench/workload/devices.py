@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
@@ -162,6 +163,14 @@ def memory_info(device: torch.device) -> tuple[int, int] | None:
         free, total = asked(device)
         return int(free), int(total)
     return None
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the memory that a device has left for whoever asks next; None where it cannot tell."""
+    if not is_accelerator(device):
+        return int(psutil.virtual_memory().available)
+    info = memory_info(device)
+    return info[0] if info else None
 
 
 def others_notice(device: torch.device) -> str:
