@@ -1,16 +1,16 @@
-"""`rematbench predict`, `fit` and `plan --at` through the installed command."""
+"""`rematbench predict`, `fit` and `plan --at`."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests import forked
+from tests.forked import Ended
 
 from rematbench.records.run import Run
 
-COMMAND = Path(sys.executable).parent / "rematbench"
 MODEL = """
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ def build(batch=32, width=16, depth=3):
 """
 AT = ("--at", "batch=512", "--at", "depth=12")
 
-Rematbench = Callable[..., "subprocess.CompletedProcess[str]"]
+Rematbench = Callable[..., Ended]
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rematbench(folder: Path) -> Rematbench:
-    def call(*arguments: object) -> "subprocess.CompletedProcess[str]":
-        command = [str(COMMAND), *map(str, arguments)]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-    return call
+    return partial(forked.rematbench, cwd=folder)
 
 
 def test_predicted_rows_are_those_of_a_run_at_that_size(rematbench: Rematbench, folder: Path) -> None:

@@ -20,7 +20,7 @@ from rematbench.planner.signature import Recorder
 from rematbench.planner.unit_call import UnitCall, as_saved, as_unit_error, end_of, needs_gradient
 from rematbench.torch_internals import StorageReference, outside_autocast, storage_key
 from rematbench.traces.replay import Reading
-from rematbench.workload.devices import clock_for, is_accelerator
+from rematbench.workload.devices import clock_for, is_accelerator, keeps_casts
 from rematbench.workload.step import Phases, unmarked
 
 _ROUNDS = 3
@@ -106,8 +106,7 @@ class UnitMeter:
     @property
     def in_autocast(self) -> bool:
         """Whether autocast is in force, which keeps what it has cast until it ends."""
-        kinds = {"cpu", self._device.type}
-        return torch.is_autocast_cache_enabled() and any(map(torch.is_autocast_enabled, kinds))
+        return keeps_casts(self._device)
 
     def read(self, call: UnitCall, checkpointed: Checkpointer | None = None, *, casts: bool = False) -> Reading:
         """Return what a step allocates; `casts` as in `UnitCall.step`."""

@@ -173,6 +173,12 @@ def free_bytes(device: torch.device) -> int | None:
     return info[0] if info else None
 
 
+def keeps_casts(device: torch.device) -> bool:
+    """Tell whether autocast is in force, for a device or the host, that keeps what it has cast until it ends."""
+    kinds = {"cpu", device.type}
+    return torch.is_autocast_cache_enabled() and any(map(torch.is_autocast_enabled, kinds))
+
+
 def others_notice(device: torch.device) -> str:
     """Say how much of a GPU other processes hold, where that is more than a tenth of it; sizes go by the whole."""
     info = memory_info(device)
