@@ -35,7 +35,7 @@ bench: setup ## measure a suite and write its report.html: SUITE=default DEVICE=
 
 .PHONY: test
 test: setup ## run the tests, one thread each; three processes for two cores, as some tests wait
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: check
 check: setup ## format, lint, types and floors

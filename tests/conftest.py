@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,39 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.option.markexpr != "gpu":
         os.environ |= dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"), "")
+
+
+LONGEST = (
+    "docs/test_code_blocks.py",
+    "planner/test_planner.py",
+    "reporting/test_page.py",
+    "running/test_failures.py",
+    "running/test_whole_runs.py",
+    "running/test_random_kills.py",
+    "inspecting/test_why.py",
+    "test_pytest_plugin.py",
+    "planner/test_profiling.py",
+    "running/test_interruptions.py",
+    "docs/test_recipes.py",
+    "measuring/test_session.py",
+    "planner/test_cost.py",
+    "planner/test_ways.py",
+    "test_installed.py",
+    "test_cli.py",
+    "measuring/test_counted_by_hand.py",
+    "solver/test_solve.py",
+    "running/test_kills.py",
+    "planner/test_bytes_in_step.py",
+    "placing/test_compiling.py",
+    "predicting/test_predict.py",
+)
+"""Files that take longest: they are begun first, so that no process ends long after the others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    here = Path(__file__).parent
+    items.sort(key=lambda item: places.get(item.path.relative_to(here).as_posix(), len(places)))
 
 
 def pytest_collection_finish() -> None:

@@ -24,6 +24,7 @@ NOT_RUN = {
     ("planning.md", "rematbench run peers-time --rounds 31 --set threads=1"),
     ("planning.md", "rematbench run planners --rounds 5 --set threads=1"),
     ("planning.md", "python benchmarks/planning.py"),
+    ("sizes.md", "rematbench plan net.py:build --at batch=8192 --budget 64MiB --out large.json"),
     ("ci.md", "pytest test_speed.py --benchmark-only"),
     ("ci.md", "git clone https://github.com/you/rematbench ../rematbench"),
     ("ci.md", "pip install ../rematbench"),
