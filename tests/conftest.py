@@ -58,7 +58,7 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
     here = Path(__file__).parent
-    items.sort(key=lambda item: places.get(item.path.relative_to(here).as_posix(), len(places)))
+    items.sort(key=lambda item: places.get(os.path.relpath(item.path, here), len(places)))
 
 
 def pytest_collection_finish() -> None:
