@@ -182,4 +182,7 @@ def sentence_of(facts: PredictionFacts) -> str:
         return f"predicted from {runs}; one more, at {at}, came out to the byte"
     where = f" (most in {', '.join(name or 'the model itself' for name in facts.broken[:3])})" if facts.broken else ""
     low, high = format_bytes(facts.low_bytes), format_bytes(facts.high_bytes)
+    if not facts.broken and facts.low_bytes > 0:
+        why = "came out to the byte, but kernels that choose by size were not asked at this one"
+        return f"between {low} and {high}, from {runs}: one more, at {at}, {why}"
     return f"between {low} and {high}, from {runs}: one more, at {at}, came out otherwise{where}"
