@@ -26,8 +26,8 @@ MIB = 2**20
             9,
             4,
             ("blocks.0", ""),
-            "between 7 MiB and 9 MiB, from 3 small steps: one more, at batch=4, came out otherwise (most in blocks.0, the "
-            "model itself)",
+            "between 7 MiB and 9 MiB, from 3 small steps: one more, at batch=4, came out otherwise (most in blocks.0, "
+            "the model itself)",
         ),
     ],
 )
