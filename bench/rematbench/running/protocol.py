@@ -192,28 +192,8 @@ class Done(Record):
     kind: Literal["done"] = "done"
 
 
-Order = Annotated[
-    ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder, Field(discriminator="kind")
-]
-Message = Annotated[
-    Probed
-    | Began
-    | Built
-    | Ended
-    | Measured
-    | Timed
-    | Resident
-    | Inspected
-    | Diagnosed
-    | Fitted
-    | Failed
-    | Refused
-    | Done,
-    Field(discriminator="kind"),
-]
-
-ORDER: TypeAdapter[ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder] = TypeAdapter(Order)
-MESSAGE: TypeAdapter[
+Order = ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder
+Message = (
     Probed
     | Began
     | Built
@@ -227,4 +207,7 @@ MESSAGE: TypeAdapter[
     | Failed
     | Refused
     | Done
-] = TypeAdapter(Message)
+)
+
+ORDER: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])
+MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])

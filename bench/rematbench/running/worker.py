@@ -50,6 +50,7 @@ from rematbench.running.protocol import (
     InspectOrder,
     JobOrder,
     Measured,
+    Order,
     Probed,
     ProbeOrder,
     Refused,
@@ -120,7 +121,7 @@ def _speaking_on(channel: TextIO) -> Say:
     return say
 
 
-def carry_out(order: ProbeOrder | JobOrder | ResidentOrder | InspectOrder | WhyOrder | FitOrder, say: Say) -> None:
+def carry_out(order: Order, say: Say) -> None:
     """Do what is ordered and say each thing the moment it is known.
 
     Raises:
